@@ -1,0 +1,68 @@
+"""RunConfig: what a training is, as opposed to how long or where it runs. It lies beside every checkpoint."""
+
+import dataclasses
+import json
+
+OBJECTIVES = ("ddpm",)
+PRECISIONS = ("float32", "bfloat16")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    dataset: str = "digits"
+    split: str = "train"
+    image_size: int = 8  # pixels; images are square
+    channels: int = 1
+    num_classes: int = 10
+    horizontal_flip: bool = False
+
+    model: str = "DiT-Ti/2"
+    block: str = "adaln_zero"
+    class_dropout_prob: float = 0.1
+    learn_sigma: bool = True
+    precision: str = "float32"  # of the products; weights, norms, softmax, loss and EMA are float32 in any case
+
+    objective: str = "ddpm"
+    num_timesteps: int = 1000
+
+    global_batch_size: int = 256
+    learning_rate: float = 1e-4
+    weight_decay: float = 0.0
+    ema_decay: float = 0.9999
+    seed: int = 0
+
+    def __post_init__(self):
+        _one_of("objective", self.objective, OBJECTIVES)
+        _one_of("precision", self.precision, PRECISIONS)
+        _inside("class_dropout_prob", self.class_dropout_prob, 0.0, 1.0)
+        _inside("ema_decay", self.ema_decay, 0.0, 1.0)
+        if self.learning_rate <= 0:
+            raise ValueError(f"--learning_rate must be positive, got {self.learning_rate}.")
+        if self.image_size < 1:
+            raise ValueError(f"--image_size must be at least 1, got {self.image_size}.")
+
+    def to_json(self):
+        return json.dumps(dataclasses.asdict(self), indent=1)
+
+    @classmethod
+    def from_json(cls, text):
+        fields = json.loads(text)
+        unknown = sorted(set(fields) - {field.name for field in dataclasses.fields(cls)})
+        if unknown:
+            raise ValueError(f"The configuration has fields that this version does not know: {', '.join(unknown)}.")
+        return cls(**fields)
+
+    def differences(self, other):
+        """["--name is a here and b there", ...] over the fields in which two configurations differ."""
+        mine, theirs = dataclasses.asdict(self), dataclasses.asdict(other)
+        return [f"--{name}={mine[name]} here, {theirs[name]} there" for name in mine if mine[name] != theirs[name]]
+
+
+def _one_of(name, value, allowed):
+    if value not in allowed:
+        raise ValueError(f"--{name} must be one of {', '.join(allowed)}, got {value!r}.")
+
+
+def _inside(name, value, low, high):
+    if not low <= value < high:
+        raise ValueError(f"--{name} must be at least {low} and below {high}, got {value}.")

@@ -1,0 +1,70 @@
+"""Flags -> strategy: one device, several on this host, or a TPU."""
+
+import threading
+
+import tensorflow as tf
+
+STRATEGIES = ("auto", "one", "mirrored", "tpu")
+_TPU_TIMEOUT_SECONDS = 25.0  # a named TPU that does not answer is reported within 30 seconds
+
+
+def make_strategy(name="auto", tpu=None, logical_cpus=0):
+    """name: one of STRATEGIES; tpu: a TPU's name, or "local" on a TPU VM; logical_cpus: split the CPU into so many
+    devices, to try several replicas without hardware. Must run before TensorFlow touches a device."""
+    if name not in STRATEGIES:
+        raise ValueError(f"--strategy must be one of {', '.join(STRATEGIES)}, got {name!r}.")
+    if tpu and name not in ("auto", "tpu"):
+        raise ValueError(f"--tpu={tpu} goes with --strategy=tpu or auto, got --strategy={name}.")
+    if name == "tpu" and not tpu:
+        raise ValueError("--strategy=tpu needs --tpu=NAME, or --tpu=local on a TPU VM, got no --tpu.")
+    if tpu:
+        return tf.distribute.TPUStrategy(_connect(tpu))
+    if logical_cpus:
+        _split_cpu(logical_cpus)
+        devices = [f"CPU:{i}" for i in range(logical_cpus)]
+    else:
+        devices = [f"GPU:{i}" for i in range(len(tf.config.list_physical_devices("GPU")))] or ["CPU:0"]
+    if name == "one" or (name == "auto" and len(devices) == 1):
+        return tf.distribute.OneDeviceStrategy(f"/{devices[0]}")
+    return tf.distribute.MirroredStrategy(devices)
+
+
+def check_global_batch(global_batch_size, strategy):
+    """ValueError unless every replica gets the same whole number of examples."""
+    replicas = strategy.num_replicas_in_sync
+    if global_batch_size < 1 or global_batch_size % replicas:
+        raise ValueError(
+            f"--global_batch_size must be a positive multiple of the number of replicas ({replicas}), got {global_batch_size}."
+        )
+
+
+def _split_cpu(count):
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * count)
+
+
+def _connect(tpu):
+    """A connected and initialised resolver. The search for a TPU retries for minutes, hence a thread and a deadline."""
+    outcome = {}
+
+    def search():
+        try:
+            resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=tpu)
+            tf.config.experimental_connect_to_cluster(resolver)
+            tf.tpu.experimental.initialize_tpu_system(resolver)
+            outcome["resolver"] = resolver
+        except Exception as error:  # the resolver raises errors of many kinds: HTTP, gRPC, environment, parsing
+            outcome["error"] = error
+
+    thread = threading.Thread(target=search, daemon=True)
+    thread.start()
+    thread.join(_TPU_TIMEOUT_SECONDS)
+    if "resolver" in outcome:
+        return outcome["resolver"]
+    reason = f"no answer within {_TPU_TIMEOUT_SECONDS:.0f} s"
+    if "error" in outcome:
+        reason = (str(outcome["error"]).strip().splitlines() or [type(outcome["error"]).__name__])[0].rstrip(".")
+    raise ValueError(
+        f"--tpu={tpu} cannot be reached: {reason}. Check the name, zone and project; on a TPU VM install '.[tpu]' and use "
+        "--tpu=local; leave --tpu out to train on this machine."
+    )

@@ -1,0 +1,43 @@
+"""WORKDIR/metrics.jsonl, always, and TensorBoard where its package is installed."""
+
+import json
+import os
+
+import tensorflow as tf
+
+
+class MetricsLog:
+    """One JSON object a line: {"step": ..., name: value, ...}, steps ascending.
+
+    Opened at the step a run starts from: lines of steps beyond it, written by a run that was killed after its last
+    checkpoint, are dropped, since the run will write them again.
+    """
+
+    def __init__(self, workdir, start_step):
+        self.path = os.path.join(workdir, "metrics.jsonl")
+        self._drop_after(start_step)
+        # tf.summary.scalar lives in the tensorboard package, which TensorFlow 2.21 no longer brings.
+        self._writer = tf.summary.create_file_writer(workdir) if hasattr(tf.summary, "scalar") else None
+
+    def write(self, step, values):
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")
+        if self._writer is not None:
+            with self._writer.as_default(step=step):
+                for name, value in values.items():
+                    tf.summary.scalar(name, value)
+
+    def _drop_after(self, step):
+        if not os.path.exists(self.path):
+            return
+        kept = [line for line in _whole_lines(self.path) if json.loads(line)["step"] <= step]
+        temporary = f"{self.path}.{os.getpid()}"
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.writelines(kept)
+        os.replace(temporary, self.path)
+
+
+def _whole_lines(path):
+    """Without a last line that a killed run left unfinished."""
+    with open(path, encoding="utf-8") as file:
+        return [line for line in file if line.endswith("}\n")]

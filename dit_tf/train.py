@@ -1,0 +1,152 @@
+"""Train a diffusion transformer:
+
+    python -m dit_tf.train --flagfile=launch/flags/digits.flags --workdir=runs/digits
+
+The same command again resumes from the newest checkpoint, bit for bit as if it had never stopped.
+"""
+
+import os
+
+from dit_tf import build, flags
+from dit_tf.config import RunConfig
+from dit_tf.data.pipeline import dataset_spec, open_dataset, training_batches
+from dit_tf.models.costs import count_macs, count_parameters
+from dit_tf.runtime.checkpoint import Checkpoints
+from dit_tf.runtime.distribution import check_global_batch, make_strategy
+from dit_tf.runtime.image_files import replace_file, write_grid
+from dit_tf.runtime.metrics_log import MetricsLog
+from dit_tf.runtime.peak_flops import measure_peak_flops
+from dit_tf.samplers.generate import SamplerOptions, in_batches
+from dit_tf.training import callbacks
+
+SAMPLES_PER_CLASS, MAX_SAMPLES = 5, 50
+
+
+def main(options):
+    check_intervals(options)
+    strategy = make_strategy(options.strategy, options.tpu, options.logical_cpus)
+    check_global_batch(options.global_batch_size, strategy)
+    builder = open_dataset(options.dataset, options.data_dir)
+    config = run_config(options, dataset_spec(builder, options.split))
+    workdir = options.workdir or f"runs/{config.dataset}-{config.model.replace('/', '-')}"
+    checkpoints = Checkpoints(workdir, keep=options.keep_checkpoints)
+    check_same_run(config, checkpoints)
+
+    with strategy.scope():
+        trainer = build.make_trainer(
+            config, stop_step=options.train_steps, steps_per_execution=options.steps_per_execution, jit=options.xla
+        )
+    start = checkpoints.restore(trainer.checkpoint_state()) or 0
+    replace_file(os.path.join(workdir, "flags.txt"), flags.resolved(options).encode())
+    announce(config, trainer, workdir, start)
+
+    batches = training_batches(
+        builder,
+        config.split,
+        image_size=config.image_size,
+        global_batch_size=config.global_batch_size,
+        seed=config.seed,
+        start_step=start,
+        horizontal_flip=config.horizontal_flip,
+    )
+
+    def save(step):
+        checkpoints.save(step, trainer.checkpoint_state(), config.to_json())
+
+    macs = count_macs(trainer.model)
+    throughput = callbacks.Throughput(config.global_batch_size, 3 * 2 * macs, measure_peak_flops())
+    progress = [
+        throughput,
+        callbacks.ProgressBar(throughput),
+        callbacks.LogMetrics(options.log_every, MetricsLog(workdir, start), throughput),
+        callbacks.SaveCheckpoint(options.checkpoint_every, save),
+        callbacks.DrawSamples(options.sample_every, picture(config, trainer, workdir)),
+    ]
+    try:
+        trainer.fit(batches, progress)
+    except KeyboardInterrupt:
+        save(int(trainer.step.value))
+        raise
+    path = os.path.join(workdir, "model.keras")
+    build.save_model(path, config, trainer.ema_tensors())
+    print(f"Finished at step {int(trainer.step.value)}. Averaged weights: {path}")
+
+
+def run_config(options, spec):
+    """Flags and data set -> RunConfig."""
+    flip = spec.horizontal_flip if options.horizontal_flip is None else options.horizontal_flip
+    return RunConfig(
+        dataset=options.dataset,
+        split=options.split,
+        image_size=options.image_size or spec.image_size or 256,
+        channels=spec.channels,
+        num_classes=spec.num_classes,
+        horizontal_flip=flip,
+        model=options.model,
+        block=options.block,
+        class_dropout_prob=options.class_dropout_prob,
+        learn_sigma=options.learn_sigma,
+        precision=options.precision,
+        objective=options.objective,
+        global_batch_size=options.global_batch_size,
+        learning_rate=options.learning_rate,
+        weight_decay=options.weight_decay,
+        ema_decay=options.ema_decay,
+        seed=options.seed,
+    )
+
+
+def check_intervals(options):
+    """ValueError unless every periodic event falls on the end of an execution."""
+    if options.steps_per_execution < 1 or options.train_steps < 1:
+        raise ValueError(
+            f"--steps_per_execution and --train_steps must be at least 1, got {options.steps_per_execution} and "
+            f"{options.train_steps}."
+        )
+    for name in ("checkpoint_every", "log_every", "sample_every"):
+        if getattr(options, name) % options.steps_per_execution:
+            raise ValueError(
+                f"--{name} must be a multiple of --steps_per_execution ({options.steps_per_execution}), got "
+                f"{getattr(options, name)}."
+            )
+
+
+def check_same_run(config, checkpoints):
+    """ValueError where the work directory belongs to a training of another configuration."""
+    text = checkpoints.read_config()
+    if text is None:
+        return
+    differences = config.differences(RunConfig.from_json(text))
+    if differences:
+        raise ValueError(
+            f"--workdir={checkpoints.workdir} holds a run of another configuration ({'; '.join(differences)}): repeat its "
+            "flags to resume it, or choose another --workdir."
+        )
+
+
+def announce(config, trainer, workdir, start):
+    trainable, _ = count_parameters(trainer.model)
+    replicas = trainer.distribute_strategy.num_replicas_in_sync
+    print(f"{config.model} ({config.block}), {trainable / 1e6:.2f} M parameters, on {config.dataset} at {config.image_size}px")
+    print(f"{replicas} replica(s) of {config.global_batch_size // replicas} examples, {config.precision}; into {workdir}")
+    if start:
+        print(f"Resuming from step {start}")
+
+
+def picture(config, trainer, workdir):
+    """draw(step): a grid of guided samples from the averaged weights, from the same noise every time."""
+    per_class = max(1, min(SAMPLES_PER_CLASS, MAX_SAMPLES // config.num_classes))
+    labels = [label for _ in range(per_class) for label in range(config.num_classes)][:MAX_SAMPLES]
+    guided = trainer.model.null_label is not None
+    sampler = SamplerOptions(sampler="ddim", num_steps=50, cfg_scale=2.0 if guided else 1.0)
+    sample = build.make_sampler(config, trainer.model, sampler)
+
+    def draw(step):
+        _, images = next(in_batches(sample, trainer.ema_tensors(), labels, 0, len(labels)))
+            write_grid(os.path.join(workdir, "samples", f"{step:08d}.png"), images, labels, columns=min(config.num_classes, 10))
+
+    return draw
+
+
+if __name__ == "__main__":
+    flags.run(main, flags.define_train)

@@ -1,0 +1,104 @@
+"""What happens between executions of the train function: progress, metrics, checkpoints, pictures.
+
+Each callback fires at the first execution boundary at or after a multiple of its `every` steps.
+"""
+
+import time
+
+import keras
+import tqdm
+
+
+class _Every(keras.callbacks.Callback):
+    """Calls `fire(step, logs)` whenever a multiple of `every` steps has been passed, and at the end; 0 means never."""
+
+    def __init__(self, every):
+        super().__init__()
+        self.every = every
+
+    def on_train_begin(self, logs=None):
+        self.fired_at = self.model.completed_steps
+
+    def on_train_batch_end(self, batch, logs=None):
+        step = self.model.completed_steps
+        due = self.every and step // self.every > self.fired_at // self.every
+        if due or (self.every and step == self.model.stop_step):
+            self.fired_at = step
+            self.fire(step, logs)
+
+
+class Throughput(keras.callbacks.Callback):
+    """Measures images per second of the step alone: without compilation, checkpoints and pictures."""
+
+    def __init__(self, global_batch_size, flops_per_image, peak_flops):
+        super().__init__()
+        self.global_batch_size, self.flops_per_image, self.peak_flops = global_batch_size, flops_per_image, peak_flops
+        self.images_per_second = self.mfu = None
+        self.compiled = False
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self.began, self.began_at = time.perf_counter(), self.model.completed_steps
+
+    def on_train_batch_end(self, batch, logs=None):
+        float(logs["loss"])  # waits for the device
+        images = (self.model.completed_steps - self.began_at) * self.global_batch_size
+        if self.compiled:
+            self.images_per_second = images / (time.perf_counter() - self.began)
+            self.mfu = self.images_per_second * self.flops_per_image / self.peak_flops
+        self.compiled = True
+
+    def values(self):
+        return {} if self.mfu is None else {"images_per_second": self.images_per_second, "mfu": self.mfu}
+
+
+class ProgressBar(keras.callbacks.Callback):
+    def __init__(self, throughput):
+        super().__init__()
+        self.throughput = throughput
+
+    def on_train_begin(self, logs=None):
+        first, total = self.model.completed_steps, self.model.stop_step
+        self.bar = tqdm.tqdm(total=total, initial=first, unit="step", desc="compiling", dynamic_ncols=True, mininterval=1)
+
+    def on_train_batch_end(self, batch, logs=None):
+        rates = self.throughput.values()
+        shown = {"loss": f"{float(logs['loss']):.4f}"}
+        if rates:
+            shown |= {"images/s": f"{rates['images_per_second']:.0f}", "MFU": f"{rates['mfu']:.0%}"}
+        self.bar.set_description("training", refresh=False)
+        self.bar.set_postfix(shown, refresh=False)
+        self.bar.update(self.model.completed_steps - self.bar.n)
+
+    def on_train_end(self, logs=None):
+        self.bar.close()
+
+
+class LogMetrics(_Every):
+    """The means over the last execution, with rates where they are known, to a `MetricsLog`."""
+
+    def __init__(self, every, metrics_log, throughput):
+        super().__init__(every)
+        self.metrics_log, self.throughput = metrics_log, throughput
+
+    def fire(self, step, logs):
+        self.metrics_log.write(step, {name: float(value) for name, value in logs.items()} | self.throughput.values())
+
+
+class SaveCheckpoint(_Every):
+    def __init__(self, every, save):
+        super().__init__(every)
+        self.save = save
+
+    def fire(self, step, logs):
+        self.save(step)
+
+
+class DrawSamples(_Every):
+    """draw(step) writes a picture of samples from the averaged weights."""
+
+    def __init__(self, every, draw):
+        super().__init__(every)
+        self.draw = draw
+
+    def fire(self, step, logs):
+        self.draw(step)

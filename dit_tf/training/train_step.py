@@ -1,0 +1,51 @@
+"""One train step as two pure functions of tensors: loss and gradients; update of weights, slots and EMA.
+
+Nothing is captured, so that `DiTTrainer` wraps them, a replica runs them and an ahead-of-time compiler takes them, all
+the same functions; between the two stands only the sum of the gradients over the replicas.
+"""
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from dit_tf.runtime.seeds import RowSeeds, Stream
+from dit_tf.training.ema import ema_update
+
+
+class State(NamedTuple):
+    """What an update turns into its successor: four lists of float32 tensors in the order of the trainable weights."""
+
+    params: list
+    m: list
+    v: list
+    ema: list
+
+
+class TrainStep:
+    def __init__(self, model, call_with, process, codec, optimizer, ema_decay):
+        """call_with(model, params, (x, t, y)): the model as a function of its weights."""
+        self.model, self.call_with = model, call_with
+        self.process, self.codec = process, codec
+        self.optimizer, self.ema_decay = optimizer, ema_decay
+
+    def loss_and_gradients(self, params, batch, seed, step):
+        """params: list; batch: images (N, H, W, C) uint8, labels (N,) and places in the global batch (N,) int32; seed
+        int64 and step int32 scalars -> ({name: mean over the batch}, dense gradients). The randomness of a row is a
+        function of (seed, step, place in the global batch), so it does not matter which replica holds it."""
+        images, labels, row = batch
+        seeds = RowSeeds(seed, row, step)
+        x = self.codec.encode(images)
+        y = self.model.drop_labels(labels, seeds.uniform(Stream.LABEL_DROPOUT))
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(params)
+            terms = self.process.training_losses(
+                lambda x_t, t: self.call_with(self.model, params, (x_t, t, y)), x, seeds
+            )
+            losses = {name: tf.reduce_mean(term) for name, term in terms.items()}
+        gradients = tape.gradient(losses["loss"], params, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        return losses, [tf.convert_to_tensor(g) for g in gradients]  # the label table's gradient comes as IndexedSlices
+
+    def update(self, state, gradients, step):
+        """State and gradients -> State; step int32 counts the updates from 1."""
+        params, m, v = self.optimizer.update(state.params, state.m, state.v, gradients, step)
+        return State(params, m, v, ema_update(state.ema, params, self.ema_decay))

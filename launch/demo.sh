@@ -1,0 +1,79 @@
+#!/usr/bin/env bash
+# Trains a small DiT on the digits, interrupts it, resumes it, draws samples with and without guidance and scores them.
+# The last line of the output is one JSON object.
+#
+#   launch/demo.sh [--workdir=DIR] [--tf=2.20.0|2.19.1|2.21.0]
+#
+#   --workdir  where everything is written (default: runs/digits-demo-<time>, so that no demo resumes another)
+set -euo pipefail
+start_time=$(date +%s)
+repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+# shellcheck disable=SC1091
+source "$repository/launch/environment.sh"
+
+workdir=$repository/runs/digits-demo-$(date +%Y%m%d-%H%M%S)
+tf=2.20.0
+for argument in "$@"; do
+    case $argument in
+        --workdir=?*) workdir=${argument#--workdir=} ;;
+        --tf=*) tf=${argument#--tf=} ;;
+        *)
+            echo "demo.sh takes --workdir=DIR and --tf=VERSION; received '$argument'." >&2
+            exit 2
+            ;;
+    esac
+done
+require_tf_version "$tf"
+if [[ $workdir != /* ]]; then workdir=$PWD/$workdir; fi
+python=$(make_environment demo "$tf" cpu,demo)
+
+export TF_CPP_MIN_LOG_LEVEL=2
+cd "$repository"
+mkdir -p "$workdir"
+
+say() { echo "== $*"; }
+train() { exec "$python" -m dit_tf.train --flagfile=launch/flags/digits.flags --workdir="$workdir"; }
+sample() { "$python" -m dit_tf.sample --workdir="$workdir" --labels=0,1,2,3,4,5,6,7,8,9 "$@"; }
+
+# Succeeds once training has run for 20 seconds and written a checkpoint (its index file is written last).
+is_worth_interrupting() {
+    [[ -s $workdir/metrics.jsonl ]] || return 1
+    : "${training_since:=$SECONDS}"
+    ((SECONDS - training_since >= 20)) && [[ -n $(find "$workdir" -name '*.index' -print -quit) ]]
+}
+
+say "training into $workdir"
+training_started=$SECONDS
+train &
+training=$!
+trap 'kill "$training" 2>/dev/null || true' EXIT
+while kill -0 "$training" 2>/dev/null; do
+    if is_worth_interrupting; then
+        say "interrupting on purpose: the training is killed now, and the same command resumes it"
+        kill -KILL "$training"
+        interrupted=yes
+        break
+    fi
+    sleep 1
+done
+if ! wait "$training" 2>/dev/null && [[ -z ${interrupted-} ]]; then
+    echo "The training failed before it could be interrupted; its message is above." >&2
+    exit 1
+fi
+trap - EXIT
+
+say "the same command again"
+(train)
+train_seconds=$((SECONDS - training_started))
+
+say "500 samples with guidance, 500 without"
+sample --cfg_scale=2 --num_samples=500 --output="$workdir/guided.npz"
+sample --cfg_scale=1 --num_samples=500 --output="$workdir/unguided.npz"
+
+say "a grid of each: $workdir/digits.png and $workdir/digits-unguided.png"
+sample --cfg_scale=2 --output="$workdir/digits.png"
+sample --cfg_scale=1 --output="$workdir/digits-unguided.png"
+
+say "scores"
+"$python" -m dit_tf.score_digits --samples="$workdir/guided.npz" --unguided_samples="$workdir/unguided.npz" \
+    --train_seconds="$train_seconds" --start_time="$start_time"

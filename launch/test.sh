@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Runs the tests in an environment of their own, made on the first call.
+#
+#   launch/test.sh [--tf=2.20.0|2.19.1|2.21.0] [pytest arguments...]
+#
+#   launch/test.sh                                  # everything but the tests marked slow and tpu_compile
+#   launch/test.sh --tf=2.19.1 tests/models -x      # one room, another TensorFlow
+#   launch/test.sh -m tpu_compile                   # the train steps that the TPU compiler takes minutes for
+set -euo pipefail
+repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+# shellcheck disable=SC1091
+source "$repository/launch/environment.sh"
+
+tf=2.20.0
+for argument in "$@"; do
+    shift
+    case $argument in
+        --tf) require_tf_version "" ;;
+        --tf=*) tf=${argument#--tf=} ;;
+        *) set -- "$@" "$argument" ;;
+    esac
+done
+require_tf_version "$tf"
+python=$(make_environment test "$tf" cpu,test)
+
+export TF_CPP_MIN_LOG_LEVEL=2
+cd "$repository"
+exec "$python" -m pytest "$@"

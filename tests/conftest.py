@@ -1,0 +1,70 @@
+"""Golden arrays of DiT's diffusion package, their stub denoiser and the measure of agreement with them."""
+
+import pathlib
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+_GOLDENS = pathlib.Path(__file__).parents[0] / "goldens" / "diffusion"
+
+
+@pytest.fixture(scope="session")
+def golden():
+    """golden(name) -> the arrays of goldens/diffusion/name.npz; images (rank 4 and 5) are NCHW there, NHWC here."""
+
+    def read(name):
+        with np.load(_GOLDENS / f"{name}.npz") as arrays:
+            return {key: np.moveaxis(a, -3, -1) if a.ndim >= 4 else a for key, a in arrays.items()}
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def stub():
+    """stub(arrays, learned) -> model_fn(x, t): W x + U cos(0.005 t) + V[y] B, with 2C or C channels."""
+
+    def build(arrays, learned):
+        w, u, b, v = (tf.constant(arrays[f"stub_{k}{'' if learned else '_nosigma'}"]) for k in "WUBV")
+        label_term = tf.gather(v, arrays["y"])[:, None] * b
+
+        def model_fn(x, t):
+            time_term = tf.cos(0.005 * tf.cast(t, tf.float32))[:, None] * u
+            return tf.einsum("nhwc,oc->nhwo", x, w) + (time_term + label_term)[:, None, None]
+
+        return model_fn
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def assert_agrees():
+    """assert_agrees(actual, expected): the largest error, relative to the largest expected magnitude, over finite
+    entries. 1e-5 is the project's figure for float32 sums and products in another order; about 3e-6 is observed."""
+
+    def check(actual, expected, tolerance=1e-5):
+        actual, finite = np.asarray(actual), np.isfinite(expected)
+        assert actual.shape == expected.shape
+        assert np.array_equal(np.isfinite(actual), finite)
+        error = np.abs(actual - expected)[finite].max() / np.abs(expected[finite]).max()
+        assert error <= tolerance, f"relative error {error:.2e}"
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def recorded_noise():
+    """recorded_noise(array) stands in for RowSeeds: the normal draw of step k is array[k]."""
+
+    class RecordedNoise:
+        def __init__(self, noise, step=0):
+            self.noise, self.step = noise, step
+
+        def at(self, step):
+            return RecordedNoise(self.noise, step)
+
+        def normal(self, stream, shape):
+            assert tuple(shape) == self.noise.shape[2:]
+            return tf.gather(self.noise, self.step)
+
+    return RecordedNoise

@@ -1,0 +1,194 @@
+"""The launch scripts refuse what they cannot do in one sentence, and make an environment once.
+
+No environment is made here: a stub stands in for Python, answers `-m venv` and `-m pip`, and keeps a list of both.
+"""
+
+import os
+import pathlib
+import re
+import shutil
+import stat
+import subprocess
+import sys
+
+import pytest
+
+REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
+LAUNCH = REPOSITORY / "launch"
+SCRIPTS = [*sorted(LAUNCH.rglob("*.sh")), REPOSITORY / ".ci" / "run"]
+BASH = shutil.which("bash")
+
+STUB = """#!{bash}
+case "$1" in
+    -c) exec {real} -c '
+import sys
+sys.version_info, sys.executable = ({version}, "final", 0), sys.argv[2]
+exec(sys.argv[1])' "$2" "$0" ;;
+esac
+printf '%s\\n' "${{*:2}}" >>{journal}
+case "$2" in
+    venv) rm -rf "$4" && mkdir -p "$4/bin" && cp "$0" "$4/bin/python" ;;
+    pip) [[ ! -e {broken} ]] || {{ cat {broken}; exit 1; }} ;;
+esac
+"""
+
+
+def run(*command, **environment):
+    return subprocess.run(
+        [str(part) for part in command], capture_output=True, text=True, timeout=60, env={**os.environ, **environment}
+    )
+
+
+def is_one_sentence(text):
+    return text.endswith(".\n") and text.count("\n") == 1
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
+def test_script_parses(script):
+    assert run(BASH, "-n", script).returncode == 0
+
+
+@pytest.mark.skipif(not shutil.which("shellcheck"), reason="shellcheck is not installed")
+def test_scripts_pass_shellcheck():
+    result = run("shellcheck", *SCRIPTS)
+    assert result.returncode == 0, result.stdout
+
+
+@pytest.mark.parametrize("script", ["test.sh", "demo.sh"])
+@pytest.mark.parametrize("option, received", [("--tf=2.18.0", "2.18.0"), ("--tf=2.20", "2.20"), ("--tf=", "")])
+def test_a_tensorflow_without_pins_is_refused(script, option, received):
+    result = run(BASH, LAUNCH / script, option, PYTHON="/none")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == f"--tf must be one of 2.19.1, 2.20.0, 2.21.0; received '{received}'.\n"
+
+
+@pytest.mark.parametrize("argument", ["--steps=3", "--workdir", "--workdir=", "digits"])
+def test_demo_refuses_what_it_does_not_know(argument):
+    result = run(BASH, LAUNCH / "demo.sh", argument)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert is_one_sentence(result.stderr) and f"received '{argument}'" in result.stderr
+
+
+@pytest.mark.parametrize("tf", ["2.19.1", "2.20.0", "2.21.0"])
+def test_pins_of_every_tensorflow_are_exact_and_name_it(tf):
+    lines = (LAUNCH / f"constraints-tf{tf.rpartition('.')[0]}.txt").read_text().splitlines()
+    pins = [line for line in lines if not line.startswith("#")]
+    assert f"tensorflow-cpu=={tf}" in pins
+    assert all(re.fullmatch(r"[a-z0-9-]+==[0-9][0-9a-z.]*", pin) for pin in pins)
+
+
+class Sandbox:
+    """A copy of the scripts and a PATH that holds no Python but the stubs put there."""
+
+    def __init__(self, root):
+        self.bin, self.repository, self.journal, self.broken = (root / n for n in ("bin", "copy", "journal", "broken"))
+        self.bin.mkdir()
+        shutil.copytree(LAUNCH, self.repository / "launch")
+        shutil.copy(REPOSITORY / "setup.cfg", self.repository)
+        for tool in ("dirname", "cat", "cksum", "rm", "mkdir", "cp", "tail", "flock"):
+            if shutil.which(tool):
+                (self.bin / tool).symlink_to(shutil.which(tool))
+
+    def add(self, name, version=None):
+        """Puts a stub that calls itself Python `version` on the PATH; without a version, a shim that fails."""
+        source = f"#!{BASH}\nexit 127\n"
+        if version:
+            numbers = ", ".join(version.split("."))
+            source = STUB.format(
+                bash=BASH, real=sys.executable, version=numbers, journal=self.journal, broken=self.broken
+            )
+        (self.bin / name).write_text(source)
+        (self.bin / name).chmod(stat.S_IRWXU)
+
+    def call(self, line, python=""):
+        source = f"set -euo pipefail; source '{self.repository}/launch/environment.sh'; {line}"
+        return run(BASH, "-c", source, PATH=str(self.bin), PYTHON=python)
+
+    def commands(self):
+        """What the stubs were asked to do since the last call: "venv" and "pip", in order."""
+        words = [line.split()[0] for line in self.journal.read_text().splitlines()] if self.journal.exists() else []
+        self.journal.unlink(missing_ok=True)
+        return words
+
+
+@pytest.fixture
+def sandbox(tmp_path):
+    return Sandbox(tmp_path)
+
+
+@pytest.mark.parametrize("tf, needed", [("2.20.0", "3.11, 3.12 or 3.13"), ("2.19.1", "3.11 or 3.12")])
+def test_without_a_python_the_needed_one_is_named(sandbox, tf, needed):
+    result = sandbox.call(f"make_environment test {tf} cpu,test")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert is_one_sentence(result.stderr) and f"TensorFlow {tf} needs Python {needed}" in result.stderr
+
+
+def test_pythons_too_old_too_new_or_dead_are_passed_over(sandbox):
+    sandbox.add("python3.12")
+    sandbox.add("python3.11", "3.10.9")
+    sandbox.add("python3.13", "3.14.0")
+    assert sandbox.call("find_python 2.20.0").returncode == 1
+    sandbox.add("python", "3.11.2")
+    assert sandbox.call("find_python 2.20.0").stdout == f"3.11.2 {sandbox.bin}/python\n"
+
+
+def test_tensorflow_without_a_wheel_for_python_3_13_takes_another_python(sandbox):
+    sandbox.add("python3.13", "3.13.0")
+    assert sandbox.call("find_python 2.20.0").stdout.startswith("3.13.0 ")
+    assert sandbox.call("find_python 2.19.1").returncode == 1
+    sandbox.add("python3", "3.12.1")
+    assert sandbox.call("find_python 2.19.1").stdout == f"3.12.1 {sandbox.bin}/python3\n"
+
+
+def test_the_python_that_the_user_names_comes_first_and_is_missed_aloud(sandbox):
+    sandbox.add("python3.12", "3.12.1")
+    sandbox.add("mine", "3.13.0")
+    mine = str(sandbox.bin / "mine")
+    assert sandbox.call("find_python 2.20.0", python=mine).stdout == f"3.13.0 {mine}\n"
+    result = sandbox.call("find_python 2.19.1", python=mine)
+    assert result.stdout == f"3.12.1 {sandbox.bin}/python3.12\n"
+    assert is_one_sentence(result.stderr) and f"PYTHON={mine} is no Python 3.11 or 3.12" in result.stderr
+
+
+MAKE = "make_environment test 2.20.0 cpu,test"
+
+
+def test_an_environment_is_made_once_and_filled_again_when_the_requirements_change(sandbox):
+    sandbox.add("python3.12", "3.12.1")
+    first = sandbox.call(MAKE)
+    assert first.stdout == f"{sandbox.repository}/.venv-test-2.20.0/bin/python\n"
+    assert sandbox.commands() == ["venv", "pip", "pip"]
+    second = sandbox.call(MAKE)
+    assert (second.stdout, second.stderr, sandbox.commands()) == (first.stdout, "", [])
+    with open(sandbox.repository / "setup.cfg", "a") as file:
+        file.write("# changed\n")
+    sandbox.call(MAKE)
+    assert sandbox.commands() == ["pip", "pip"]
+    sandbox.add("python3.12", "3.12.2")
+    sandbox.call(MAKE)
+    assert sandbox.commands() == ["venv", "pip", "pip"]
+
+
+def test_a_failing_pip_shows_its_last_lines_and_the_next_run_starts_afresh(sandbox):
+    sandbox.add("python3.12", "3.12.1")
+    sandbox.broken.write_text("".join(f"line {i} of pip\n" for i in range(50)))
+    result = sandbox.call(MAKE)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert "line 49 of pip" in result.stderr and "line 0 of pip" not in result.stderr
+    assert sandbox.commands() == ["venv", "pip"]
+    sandbox.broken.unlink()
+    assert sandbox.call(MAKE).returncode == 0
+    assert sandbox.commands() == ["venv", "pip", "pip"]
+
+
+def test_a_change_that_fails_to_install_leaves_no_environment_that_looks_complete(sandbox):
+    sandbox.add("python3.12", "3.12.1")
+    sandbox.call(MAKE)
+    with open(sandbox.repository / "setup.cfg", "a") as file:
+        file.write("# changed\n")
+    sandbox.broken.write_text("no network\n")
+    assert sandbox.call(MAKE).returncode == 1
+    sandbox.broken.unlink()
+    sandbox.commands()
+    sandbox.call(MAKE)
+    assert sandbox.commands() == ["venv", "pip", "pip"]
