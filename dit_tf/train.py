@@ -143,7 +143,8 @@ def picture(config, trainer, workdir):
 
     def draw(step):
         _, images = next(in_batches(sample, trainer.ema_tensors(), labels, 0, len(labels)))
-            write_grid(os.path.join(workdir, "samples", f"{step:08d}.png"), images, labels, columns=min(config.num_classes, 10))
+        path = os.path.join(workdir, "samples", f"{step:08d}.png")
+        write_grid(path, images, labels, columns=min(config.num_classes, 10))
 
     return draw
 

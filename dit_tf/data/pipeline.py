@@ -108,9 +108,9 @@ def _num_examples(builder, split):
         count = builder.info.splits[split].num_examples
     except (KeyError, ValueError) as error:
         known = ", ".join(builder.info.splits)
-        raise ValueError(f"split must be one of {known} or a part of one, got {split!r}.") from error
+        raise ValueError(f"--split must be one of {known} or a part of one, got {split!r}.") from error
     if not count:
-        raise ValueError(f"split {split!r} of {builder.name} holds no records.")
+        raise ValueError(f"--split={split} of {builder.name} holds no records.")
     return count
 
 

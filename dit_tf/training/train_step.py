@@ -22,6 +22,8 @@ class State(NamedTuple):
 
 
 class TrainStep:
+    state_type = State
+
     def __init__(self, model, call_with, process, codec, optimizer, ema_decay):
         """call_with(model, params, (x, t, y)): the model as a function of its weights."""
         self.model, self.call_with = model, call_with

@@ -1,0 +1,118 @@
+"""Compile a train step for a TPU that is not there, with Google's compiler (libtpu) on a Linux x86-64 machine.
+
+The step is the two functions that training runs, with the mean over the replicas between them. Needs the extra
+`preflight` (jax and libtpu), and a process of its own: `prepare_environment` must run before jax is imported.
+"""
+
+import dataclasses
+import os
+import re
+import time
+
+import numpy as np
+import tensorflow as tf
+
+_ENVIRONMENT = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "JAX_PLATFORMS": "cpu",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # a second process would else die on a lock file
+}
+_MEGACORE = ("v4", "v5p")  # two cores, one device a chip, as TPUStrategy sees them
+_HOST_OPERATIONS = r"\b(infeed|outfeed|send|recv|host-compute)\("
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What the compiler says of one core's program; bytes, and FLOPs per step."""
+
+    topology: str
+    cores: int
+    compile_seconds: float
+    flops: float
+    state_bytes: int  # weights, slots and EMA
+    argument_bytes: int
+    aliased_bytes: int  # arguments whose memory the results take over
+    temporary_bytes: int
+    output_bytes: int
+    all_reduces: int
+    host_operations: int  # transfers to or from the host inside the step
+
+    @property
+    def total_bytes(self):
+        return self.argument_bytes + self.temporary_bytes + self.output_bytes - self.aliased_bytes
+
+
+def prepare_environment():
+    """Let libtpu load without a TPU. Call it before jax is imported."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+
+
+def mesh_of(topology):
+    """ "v3:2x2" -> a jax Mesh with the one axis `replica` over all devices of that slice."""
+    import jax
+    from jax.experimental import topologies
+
+    name = topology.split(":")[0]
+    options = {"chip_config_name": "megacore"} if name in _MEGACORE else {}
+    devices = topologies.get_topology_desc(platform="tpu", topology_name=topology, **options).devices
+    return jax.sharding.Mesh(np.array(devices), ("replica",))
+
+
+def compile_train_step(train_step, *, topology, global_batch_size, image_shape, image_dtype="uint8"):
+    """A `TrainStep` on a model without memory (`costs.abstract`) -> (Report, the optimised HLO as text).
+
+    global_batch_size: over all cores of the topology; image_shape: (H, W, C) of what the data pipeline gives.
+    """
+    import jax
+    from jax.experimental import jax2tf
+
+    mesh = mesh_of(topology)
+    replicated, split = (jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axis)) for axis in ((), ("replica",)))
+
+    def losses_of(params, images, labels, row, step):
+        return train_step.loss_and_gradients(params, (images, labels, row), tf.constant(0, tf.int64), step)
+
+    def one_replica(state, images, labels, row, step):
+        losses, gradients = call(losses_of)(state.params, images, labels, row, step)
+        losses, gradients = jax.lax.pmean((losses, gradients), "replica")
+        return call(train_step.update)(state, gradients, step + 1), losses
+
+    def call(function):
+        return jax2tf.call_tf(tf.function(function, jit_compile=True, autograph=False))
+
+    step = jax.shard_map(
+        one_replica,
+        mesh=mesh,
+        in_specs=(replicated.spec, split.spec, split.spec, split.spec, replicated.spec),
+        out_specs=replicated.spec,
+        check_vma=False,
+    )
+    weights = [jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=replicated) for v in train_step.model.trainable_variables]
+    state = train_step.state_type(*(weights,) * 4)
+    batch = (
+        jax.ShapeDtypeStruct((global_batch_size, *image_shape), image_dtype, sharding=split),
+        jax.ShapeDtypeStruct((global_batch_size,), "int32", sharding=split),
+        jax.ShapeDtypeStruct((global_batch_size,), "int32", sharding=split),
+    )
+    began = time.perf_counter()
+    traced = jax.jit(step, donate_argnums=0).trace(state, *batch, jax.ShapeDtypeStruct((), "int32", sharding=replicated))
+    # The CPU's lowering, because only it is in tensorflow-cpu; the devices make it a TPU's executable all the same.
+    compiled = traced.lower(lowering_platforms=("cpu",)).compile()
+    memory, text = compiled.memory_analysis(), compiled.as_text()
+    report = Report(
+        topology=topology,
+        cores=mesh.size,
+        compile_seconds=time.perf_counter() - began,
+        flops=compiled.cost_analysis()["flops"],
+        state_bytes=4 * sum(4 * int(np.prod(w.shape)) for w in weights),
+        argument_bytes=memory.argument_size_in_bytes,
+        aliased_bytes=memory.alias_size_in_bytes,
+        temporary_bytes=memory.temp_size_in_bytes,
+        output_bytes=memory.output_size_in_bytes,
+        all_reduces=len(re.findall(r"= .*\ball-reduce(?:-start)?\(", text)),
+        host_operations=len(re.findall(_HOST_OPERATIONS, text)),
+    )
+    return report, text
