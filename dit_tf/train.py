@@ -65,11 +65,11 @@ def main(options):
     try:
         trainer.fit(batches, progress)
     except KeyboardInterrupt:
-        save(int(trainer.step.value))
+        save(trainer.current_step())
         raise
     path = os.path.join(workdir, "model.keras")
     build.save_model(path, config, trainer.ema_tensors())
-    print(f"Finished at step {int(trainer.step.value)}. Averaged weights: {path}")
+    print(f"Finished at step {trainer.current_step()}. Averaged weights: {path}")
 
 
 def run_config(options, spec):

@@ -35,11 +35,11 @@ say() { echo "== $*"; }
 train() { exec "$python" -m dit_tf.train --flagfile=launch/flags/digits.flags --workdir="$workdir"; }
 sample() { "$python" -m dit_tf.sample --workdir="$workdir" --labels=0,1,2,3,4,5,6,7,8,9 "$@"; }
 
-# Succeeds once training has run for 20 seconds and written a checkpoint (its index file is written last).
+# Succeeds once training has run for 20 seconds and a checkpoint is complete (it is renamed into its numbered place).
 is_worth_interrupting() {
     [[ -s $workdir/metrics.jsonl ]] || return 1
     : "${training_since:=$SECONDS}"
-    ((SECONDS - training_since >= 20)) && [[ -n $(find "$workdir" -name '*.index' -print -quit) ]]
+    ((SECONDS - training_since >= 20)) && compgen -G "$workdir/checkpoints/[0-9]*/state.index" >/dev/null
 }
 
 say "training into $workdir"

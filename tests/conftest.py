@@ -6,6 +6,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+# Two devices where there is one, before TensorFlow looks at them: replicas without hardware.
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+)
+
 _GOLDENS = pathlib.Path(__file__).parents[0] / "goldens" / "diffusion"
 
 
@@ -68,3 +73,8 @@ def recorded_noise():
             return tf.gather(self.noise, self.step)
 
     return RecordedNoise
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)

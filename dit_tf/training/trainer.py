@@ -45,6 +45,10 @@ class DiTTrainer(keras.Model):
                 state[f"{field}/{weight.path}"] = variable.value
         return state
 
+    def current_step(self):
+        """How many steps the weights have taken, read off the device."""
+        return int(tf.convert_to_tensor(self.step.value))
+
     def ema_tensors(self):
         """The averaged weights, in the order of the model's trainable weights."""
         return [tf.convert_to_tensor(v.value) for v in self.variables_of.ema]
@@ -104,7 +108,7 @@ class DiTTrainer(keras.Model):
 
     def fit(self, dataset, callbacks=()):
         """Train from the present step to `stop_step`. The data set must begin at the present step."""
-        self.completed_steps = int(self.step.value)
+        self.completed_steps = self.current_step()
         if self.completed_steps >= self.stop_step:
             return
         since_boundary = self.completed_steps % self.steps_per_execution

@@ -1,0 +1,189 @@
+"""The trainer computes the same whatever drives it: steps per execution, replicas, interruptions, precision."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+ONE = "/CPU:0"
+
+
+def assert_equal(actual, expected):
+    assert actual.keys() == expected.keys()
+    for name in expected:
+        np.testing.assert_array_equal(actual[name], expected[name], err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def one_device():
+    return tf.distribute.OneDeviceStrategy(ONE)
+
+
+@pytest.fixture(scope="module")
+def unbroken(one_device, make_trainer, batches, arrays):
+    trainer = make_trainer(one_device, stop_step=6)
+    trainer.fit(batches())
+    return arrays(trainer)
+
+
+def test_state_has_every_weight_slot_and_average_once(one_device, make_trainer):
+    trainer = make_trainer(one_device, stop_step=1)
+    weights = len(trainer.model.trainable_variables)
+    assert len(trainer.checkpoint_state()) == 4 * weights + 1
+    assert len({id(v) for v in trainer.checkpoint_state().values()}) == 4 * weights + 1
+
+
+def test_steps_per_execution_change_nothing_and_trace_once(one_device, make_trainer, batches, arrays, unbroken):
+    trainer = make_trainer(one_device, stop_step=6, steps_per_execution=4)  # 4 does not divide 6
+    trainer.fit(batches())
+    assert_equal(arrays(trainer), unbroken)
+    assert trainer.num_traces == 1
+
+
+def test_resumed_in_the_middle_of_an_execution_equals_unbroken(
+    one_device, make_trainer, batches, arrays, unbroken, tmp_path
+):
+    from dit_tf.runtime.checkpoint import Checkpoints
+
+    first = make_trainer(one_device, stop_step=3)
+    first.fit(batches())
+    Checkpoints(str(tmp_path)).save(3, first.checkpoint_state(), "{}")
+    second = make_trainer(one_device, stop_step=6, steps_per_execution=2)
+    start = Checkpoints(str(tmp_path)).restore(second.checkpoint_state())
+    second.fit(batches(start))
+    assert second.current_step() == 6
+    assert_equal(arrays(second), unbroken)
+
+
+def test_two_replicas_take_the_step_of_one(make_trainer, batches, arrays, one_device):
+    """After one step m = 0.1 gradient, so every gradient is compared; the sums over the batch differ in their order."""
+    one, two = make_trainer(one_device, stop_step=1), make_trainer(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]), 1)
+    one.fit(batches())
+    two.fit(batches())
+    expected, actual = arrays(one), arrays(two)
+    slots = [name for name in expected if name.startswith("m/")]
+    assert all(np.abs(expected[name]).max() > 0 for name in slots)
+    for name in slots:
+        scale = np.abs(expected[name]).max()
+        np.testing.assert_allclose(actual[name], expected[name], atol=1e-5 * scale, err_msg=name)
+    for name in (name for name in expected if name.startswith(("params/", "ema/"))):
+        # Adam's first step is a sign: where a gradient is nothing but rounding, it may go the other way.
+        change = np.abs(actual[name] - expected[name])
+        noise = np.abs(expected[name.replace("ema/", "m/").replace("params/", "m/")]) < 1e-7
+        assert change[~noise].max(initial=0) <= 1e-5, name
+    replicas = [[v.numpy() for v in w.value.values] for w in two.variables_of.params]
+    assert all(np.array_equal(a, b) for a, b in replicas)
+
+
+def test_the_step_reduces_once_over_replicas(make_trainer, batches):
+    """Gradients and the loss terms in one batched call, nothing else."""
+    trainer = make_trainer(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]), stop_step=1)
+    calls = []
+    reduce = trainer.distribute_strategy.extended._batch_reduce_to
+
+    def counting(reduce_op, pairs, *args, **kwargs):
+        calls.append(len(pairs))
+        return reduce(reduce_op, pairs, *args, **kwargs)
+
+    trainer.distribute_strategy.extended._batch_reduce_to = counting
+    trainer.fit(batches())
+    assert calls == [len(trainer.model.trainable_variables) + 3]
+
+
+def test_the_logs_are_means_over_the_execution(one_device, make_trainer, batches):
+    import keras
+
+    def losses(steps_per_execution):
+        trainer, seen = make_trainer(one_device, stop_step=4, steps_per_execution=steps_per_execution), []
+        log = keras.callbacks.LambdaCallback(on_train_batch_end=lambda _, logs: seen.append(float(logs["loss"])))
+        trainer.fit(batches(), [log])
+        return seen
+
+    # The mean of four float32 numbers near 1, summed in float32.
+    np.testing.assert_allclose(np.mean(losses(1)), losses(4), rtol=1e-6)
+
+
+def test_the_first_ema_is_the_initial_weights_moved_by_one_step(one_device, make_trainer, batches, arrays):
+    trainer = make_trainer(one_device, stop_step=1)
+    before = arrays(trainer)
+    trainer.fit(batches())
+    after = arrays(trainer)
+    for name in (name for name in before if name.startswith("params/")):
+        expected = 0.9 * np.float64(before[name]) + 0.1 * np.float64(after[name])
+        np.testing.assert_allclose(after[name.replace("params/", "ema/")], expected, atol=1e-7)  # an ulp below 1
+
+
+def test_training_lowers_the_loss_of_a_fixed_batch(one_device, make_trainer, batches):
+    trainer = make_trainer(one_device, stop_step=60, steps_per_execution=20, learning_rate=3e-3)
+    history = []
+    import keras
+
+    log = keras.callbacks.LambdaCallback(on_train_batch_end=lambda _, logs: history.append(float(logs["loss"])))
+    trainer.fit(batches().take(1).repeat(), [log])
+    assert history[-1] < 0.8 * history[0]
+
+
+def test_bfloat16_keeps_float32_state_and_stays_near_float32(one_device, make_trainer, batches, arrays):
+    full, half = make_trainer(one_device, 1), make_trainer(one_device, 1, precision="bfloat16")
+    full.fit(batches())
+    half.fit(batches())
+    expected, actual = arrays(full), arrays(half)
+    assert all(a.dtype == np.float32 for name, a in actual.items() if name != "step")
+    for name in (name for name in expected if name.startswith("m/") and "qkv" in name):
+        # bfloat16 has 8 bits: 4e-3 per rounding, a dozen of them in a row, and cancellation in the sums.
+        distance = np.linalg.norm(actual[name] - expected[name]) / np.linalg.norm(expected[name])
+        assert 1e-5 < distance < 0.05, (name, distance)
+
+
+_COMPILE = """
+import dataclasses, json, sys
+from dit_tf.runtime import tpu_compiler
+tpu_compiler.prepare_environment()
+from dit_tf import build
+from dit_tf.config import RunConfig
+from dit_tf.models.costs import abstract, training_flops
+overrides, topology, per_core = json.loads(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+config = RunConfig(**overrides)
+model = abstract(lambda: build.make_model(config))
+cores = tpu_compiler.mesh_of(topology).size
+report, _ = tpu_compiler.compile_train_step(
+    build.make_train_step(config, model), topology=topology, global_batch_size=per_core * cores,
+    image_shape=(config.image_size, config.image_size, config.channels))
+print(json.dumps({**dataclasses.asdict(report), "analytic_flops": training_flops(model, per_core),
+                  "total_bytes": report.total_bytes}))
+"""
+
+
+def compile_for_tpu(topology, per_core, **overrides):
+    pytest.importorskip("libtpu", reason="the TPU compiler comes for Linux x86-64 only")
+    command = [sys.executable, "-c", _COMPILE, json.dumps(overrides), topology, str(per_core)]
+    process = subprocess.run(command, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr[-3000:]
+    return json.loads(process.stdout.splitlines()[-1])
+
+
+def assert_a_good_tpu_program(report, memory):
+    assert report["total_bytes"] < memory
+    # Not aliased: the batch and the step, which are not results, and losses, which are not arguments; padding included.
+    assert report["aliased_bytes"] >= report["state_bytes"]
+    assert report["output_bytes"] - report["aliased_bytes"] < 2**16
+    assert report["all_reduces"] == 1
+    assert report["host_operations"] == 0
+
+
+def test_the_tpu_compiler_takes_the_train_step():
+    report = compile_for_tpu("v3:2x2", per_core=16)
+    assert report["cores"] == 8
+    assert_a_good_tpu_program(report, memory=16 * 2**30)
+
+
+@pytest.mark.tpu_compile
+@pytest.mark.parametrize("topology, memory", [("v3:2x2", 16 * 2**30), ("v4:2x2x1", 32 * 2**30)])
+def test_the_tpu_compiler_takes_s2_at_256_pixels(topology, memory):
+    latents = dict(image_size=32, channels=4, num_classes=1000, precision="bfloat16")
+    report = compile_for_tpu(topology, per_core=8, model="DiT-S/2", **latents)
+    assert_a_good_tpu_program(report, memory)
+    assert report["flops"] <= 1.06 * report["analytic_flops"]
