@@ -1,7 +1,10 @@
 """Golden arrays of DiT's diffusion package, their stub denoiser and the measure of agreement with them."""
 
 import pathlib
+import subprocess
+import sys
 
+import absl.flags
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -78,3 +81,42 @@ def recorded_noise():
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def parse():
+    """parse(define, "--name=value", ...) -> the options that a command's main takes, in flags of their own."""
+
+    def options(define, *arguments):
+        values = absl.flags.FlagValues()
+        define(values)
+        values(["program", *arguments])
+        return values
+
+    return options
+
+
+@pytest.fixture(scope="session")
+def tiny_flags(tmp_path_factory):
+    """Flags of a training that takes seconds, on digits prepared for the tests alone."""
+    return [
+        f"--data_dir={tmp_path_factory.mktemp('data')}",
+        "--model=DiT-Mi/4",
+        "--global_batch_size=16",
+        "--learning_rate=1e-3",
+        "--ema_decay=0.9",
+        "--steps_per_execution=10",
+        "--checkpoint_every=50",
+        "--log_every=50",
+        "--sample_every=100",
+    ]
+
+
+@pytest.fixture(scope="session")
+def trained(tiny_flags, tmp_path_factory):
+    """The work directory of one whole training of 300 steps, as the command leaves it."""
+    workdir = tmp_path_factory.mktemp("trained")
+    command = [sys.executable, "-m", "dit_tf.train", *tiny_flags, f"--workdir={workdir}", "--train_steps=300"]
+    process = subprocess.run(command, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    return workdir

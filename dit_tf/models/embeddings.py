@@ -10,7 +10,11 @@ import numpy as np
 import tensorflow as tf
 
 XAVIER = "glorot_uniform"
-NORMAL_002 = keras.initializers.RandomNormal(stddev=0.02)
+
+
+def normal_002():
+    """N(0, 0.02). A new one per weight: an initializer object that is used twice draws the same numbers twice."""
+    return keras.initializers.RandomNormal(stddev=0.02)
 
 
 def patchify(x, patch_size):
@@ -84,9 +88,12 @@ class TimestepEmbedder(keras.layers.Layer):
 
     def __init__(self, width, **kwargs):
         super().__init__(autocast=False, **kwargs)
-        options = dict(kernel_initializer=NORMAL_002, dtype=self.dtype_policy)
-        self.expand = keras.layers.Dense(width, activation="silu", name="expand", **options)
-        self.project = keras.layers.Dense(width, name="project", **options)
+        self.expand = keras.layers.Dense(
+            width, activation="silu", kernel_initializer=normal_002(), dtype=self.dtype_policy, name="expand"
+        )
+        self.project = keras.layers.Dense(
+            width, kernel_initializer=normal_002(), dtype=self.dtype_policy, name="project"
+        )
 
     def build(self, shape):
         self.expand.build((None, self.frequency_size))
@@ -106,7 +113,7 @@ class LabelEmbedder(keras.layers.Layer):
         self.table_shape = (num_classes + (self.null_label is not None), width)
 
     def build(self, shape):
-        self.table = self.add_weight(shape=self.table_shape, initializer=NORMAL_002, name="table")
+        self.table = self.add_weight(shape=self.table_shape, initializer=normal_002(), name="table")
 
     def drop(self, y, uniform):
         """Labels with the null class wherever uniform (N,), drawn from [0, 1), is below the dropout probability."""

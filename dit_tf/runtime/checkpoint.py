@@ -11,12 +11,18 @@ import tensorflow as tf
 from absl import logging
 
 CONFIG = "config.json"
+_VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"  # how TensorFlow ends the names of variables in its files
+_UNREADABLE = (tf.errors.OpError, IndexError, AssertionError, ValueError)  # an IndexError is a file cut short
 
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoints:
     workdir: str
     keep: int = 3  # the newest ones that stay; older ones are deleted
+
+    def __post_init__(self):
+        if self.keep < 1:
+            raise ValueError(f"--keep_checkpoints must be at least 1, got {self.keep}.")
 
     @property
     def directory(self):
@@ -33,18 +39,18 @@ class Checkpoints:
 
     def save(self, step, state, config):
         """state: {name: tf.Variable}; config: the run's configuration, JSON text that lies beside the state."""
+        for leftover in tf.io.gfile.glob(os.path.join(self.directory, "unfinished-*")):
+            tf.io.gfile.rmtree(leftover)
         unfinished = os.path.join(self.directory, f"unfinished-{step:08d}")
-        for leftover in (unfinished, self.path(step)):
-            if tf.io.gfile.exists(leftover):
-                tf.io.gfile.rmtree(leftover)
         tf.io.gfile.makedirs(unfinished)
         prefix = os.path.join(unfinished, "state")
         tf.train.Checkpoint(state=state).write(prefix)
-        written = len([name for name, _ in tf.train.list_variables(prefix) if name.endswith("VARIABLE_VALUE")])
-        if written != len(state):  # Keras objects drop entries without a word; an explicit dict must not
-            raise RuntimeError(f"{prefix} holds {written} of {len(state)} variables.")
+        if _differences(prefix, state):  # Keras objects drop entries without a word; an explicit dict must not
+            raise RuntimeError(f"{prefix} does not hold what was saved: {_differences(prefix, state)}.")
         with tf.io.gfile.GFile(os.path.join(unfinished, CONFIG), "w") as file:
             file.write(config)
+        if tf.io.gfile.exists(self.path(step)):
+            tf.io.gfile.rmtree(self.path(step))
         tf.io.gfile.rename(unfinished, self.path(step))
         for old in self.steps()[: -self.keep]:
             tf.io.gfile.rmtree(self.path(old))
@@ -52,17 +58,21 @@ class Checkpoints:
     def restore(self, state, partial=False):
         """Load the newest readable checkpoint into state -> its step, or None where there is no checkpoint at all.
 
-        partial: the state may be a part of what the checkpoint holds. A checkpoint that cannot be read is reported, and the one before it is used. ValueError where none can be read.
+        partial: the state may be a part of what the checkpoint holds. A checkpoint that cannot be read is reported, and
+        the one before it is used. ValueError where none can be read, and where a readable one holds other variables.
         """
         failures = []
         for step in reversed(self.steps()):
+            prefix = os.path.join(self.path(step), "state")
             try:
-                reader = tf.train.Checkpoint(state=state).read(os.path.join(self.path(step), "state"))
-                reader.assert_existing_objects_matched()
-                reader.expect_partial() if partial else reader.assert_consumed()
-            except (tf.errors.OpError, AssertionError, ValueError) as error:
+                differences = _differences(prefix, state, partial)
+                if not differences:
+                    tf.train.Checkpoint(state=state).read(prefix).assert_existing_objects_matched().expect_partial()
+            except _UNREADABLE as error:
                 failures.append(f"{self.path(step)} ({_first_line(error)})")
                 continue
+            if differences:
+                raise ValueError(f"{self.path(step)} holds the state of another model: {differences}.")
             if failures:
                 logging.warning("Unreadable: %s. Using %s instead.", "; ".join(failures), self.path(step))
             return step
@@ -80,5 +90,25 @@ class Checkpoints:
         return None
 
 
+def _differences(prefix, state, partial=False):
+    """What keeps a checkpoint file from being that state, "" where nothing does. Reads names, types and shapes alone."""
+    reader = tf.train.load_checkpoint(prefix)
+    shapes, dtypes = reader.get_variable_to_shape_map(), reader.get_variable_to_dtype_map()
+    there = {_name(key): f"{dtypes[key].name} {shapes[key]}" for key in shapes if key.endswith(_VALUE)}
+    here = {name: f"{v.dtype.name} {v.shape.as_list()}" for name, v in state.items()}
+    found = [
+        f"{name} is {there.get(name, 'missing')} there and {here.get(name, 'missing')} here"
+        for name in (here if partial else here | there)
+        if there.get(name) != here.get(name)
+    ]
+    return "; ".join(found[:3]) + (f"; {len(found) - 3} more" if len(found) > 3 else "")
+
+
+def _name(key):
+    """The name of an entry of the state, from its key in TensorFlow's file, where "." is ".." and "/" is ".S"."""
+    return re.sub(r"\.([.S])", lambda m: "/" if m[1] == "S" else ".", key.removeprefix("state/").removesuffix(_VALUE))
+
+
 def _first_line(error):
-    return (str(getattr(error, "message", error)).strip().splitlines() or ["no message"])[0]
+    lines = str(getattr(error, "message", error)).strip().splitlines() or ["no message"]
+    return lines[0].split("}} ")[-1]  # without TensorFlow's name of the operation

@@ -5,7 +5,7 @@ import threading
 import tensorflow as tf
 
 STRATEGIES = ("auto", "one", "mirrored", "tpu")
-_TPU_TIMEOUT_SECONDS = 25.0  # a named TPU that does not answer is reported within 30 seconds
+_TPU_TIMEOUT_SECONDS = 20.0  # with the imports, a named TPU that does not answer is reported within 30 seconds
 
 
 def make_strategy(name="auto", tpu=None, logical_cpus=0):
@@ -17,6 +17,10 @@ def make_strategy(name="auto", tpu=None, logical_cpus=0):
         raise ValueError(f"--tpu={tpu} goes with --strategy=tpu or auto, got --strategy={name}.")
     if name == "tpu" and not tpu:
         raise ValueError("--strategy=tpu needs --tpu=NAME, or --tpu=local on a TPU VM, got no --tpu.")
+    if logical_cpus < 0:
+        raise ValueError(f"--logical_cpus must not be negative, got {logical_cpus}.")
+    if tpu and logical_cpus:
+        raise ValueError(f"--logical_cpus={logical_cpus} splits this machine's CPU, so it cannot go with --tpu={tpu}.")
     if tpu:
         return tf.distribute.TPUStrategy(_connect(tpu))
     if logical_cpus:
@@ -44,14 +48,15 @@ def _split_cpu(count):
 
 
 def _connect(tpu):
-    """A connected and initialised resolver. The search for a TPU retries for minutes, hence a thread and a deadline."""
+    """A connected and initialised resolver. The search for a TPU retries for minutes, hence a thread and a deadline;
+    the initialisation of one that was found takes as long as it takes."""
     outcome = {}
 
     def search():
         try:
             resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=tpu)
             tf.config.experimental_connect_to_cluster(resolver)
-            tf.tpu.experimental.initialize_tpu_system(resolver)
+            tf.config.list_logical_devices()  # TensorFlow connects when it is first asked for a device
             outcome["resolver"] = resolver
         except Exception as error:  # the resolver raises errors of many kinds: HTTP, gRPC, environment, parsing
             outcome["error"] = error
@@ -59,12 +64,18 @@ def _connect(tpu):
     thread = threading.Thread(target=search, daemon=True)
     thread.start()
     thread.join(_TPU_TIMEOUT_SECONDS)
-    if "resolver" in outcome:
-        return outcome["resolver"]
-    reason = f"no answer within {_TPU_TIMEOUT_SECONDS:.0f} s"
-    if "error" in outcome:
-        reason = (str(outcome["error"]).strip().splitlines() or [type(outcome["error"]).__name__])[0].rstrip(".")
-    raise ValueError(
-        f"--tpu={tpu} cannot be reached: {reason}. Check the name, zone and project; on a TPU VM install '.[tpu]' and use "
-        "--tpu=local; leave --tpu out to train on this machine."
+    if "resolver" not in outcome:
+        raise _unreachable(tpu, outcome.get("error", f"no answer within {_TPU_TIMEOUT_SECONDS:.0f} s"))
+    try:
+        tf.tpu.experimental.initialize_tpu_system(outcome["resolver"])
+    except Exception as error:
+        raise _unreachable(tpu, error) from error
+    return outcome["resolver"]
+
+
+def _unreachable(tpu, reason):
+    first_line = (str(reason).strip().splitlines() or [type(reason).__name__])[0].rstrip(".")
+    return ValueError(
+        f"--tpu={tpu} cannot be reached: {first_line}. Check the name, zone and project; on a TPU VM install '.[tpu]' and "
+        "use --tpu=local; leave --tpu out to train on this machine."
     )

@@ -74,14 +74,22 @@ class ProgressBar(keras.callbacks.Callback):
 
 
 class LogMetrics(_Every):
-    """The means over the last execution, with rates where they are known, to a `MetricsLog`."""
+    """The means since the last line, with rates where they are known, to a `MetricsLog`."""
 
     def __init__(self, every, metrics_log, throughput):
         super().__init__(every)
         self.metrics_log, self.throughput = metrics_log, throughput
+        self.sums, self.executions = {}, 0
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.sums = {name: self.sums.get(name, 0.0) + float(value) for name, value in logs.items()}
+        self.executions += 1
+        super().on_train_batch_end(batch, logs)
 
     def fire(self, step, logs):
-        self.metrics_log.write(step, {name: float(value) for name, value in logs.items()} | self.throughput.values())
+        means = {name: value / self.executions for name, value in self.sums.items()}
+        self.metrics_log.write(step, means | self.throughput.values())
+        self.sums, self.executions = {}, 0
 
 
 class SaveCheckpoint(_Every):
