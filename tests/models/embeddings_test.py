@@ -80,10 +80,11 @@ def test_a_time_becomes_cosines_and_then_sines_of_128_frequencies():
 @pytest.mark.parametrize("dim", [256, 64, 33])
 def test_timestep_sinusoids_agree_with_dit(dit_golden, dim):
     arrays = dit_golden("embeddings.npz")
-    # 2e-5 is the project's figure for float32; where the frequencies round alike the angles do too.
-    np.testing.assert_allclose(
-        timestep_sinusoid(arrays["t"], dim), arrays[f"timestep_embedding_dim{dim}"], rtol=0, atol=2e-5
-    )
+    error = np.abs(timestep_sinusoid(arrays["t"], dim) - arrays[f"timestep_embedding_dim{dim}"])
+    # DiT's frequencies are powers taken in float32, ours are rounded once: an angle may be off by one unit in the last
+    # place, 2^-14 from 512 to 1024 and 2^-19 from 16 to 32.
+    assert error.max() <= 2.0**-14
+    assert error[arrays["t"] < 32].max() <= 2.0**-19
 
 
 def test_an_odd_dimension_ends_in_zero():

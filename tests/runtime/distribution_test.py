@@ -1,0 +1,104 @@
+"""Flags to strategies: replicas that were asked for, and one sentence where it cannot be."""
+
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+import tensorflow as tf
+
+from dit_tf.runtime import distribution
+from dit_tf.runtime.distribution import STRATEGIES, check_global_batch, make_strategy
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (dict(name="multi"), "--strategy must be one of auto, one, mirrored, tpu, got 'multi'"),
+        (dict(name="tpu"), "--strategy=tpu needs --tpu=NAME"),
+        (dict(name="one", tpu="node"), "--tpu=node goes with --strategy=tpu or auto, got --strategy=one"),
+        (dict(name="mirrored", tpu="node"), "--tpu=node goes with --strategy=tpu or auto, got --strategy=mirrored"),
+        (dict(tpu="node", logical_cpus=2), "--logical_cpus=2 .* cannot go with --tpu=node"),
+        (dict(logical_cpus=-1), "--logical_cpus must not be negative, got -1"),
+    ],
+)
+def test_combinations_that_cannot_be_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        make_strategy(**arguments)
+
+
+@pytest.mark.skipif(bool(tf.config.list_physical_devices("GPU")), reason="what a machine without a GPU gets")
+def test_without_hardware_there_is_one_replica_on_the_cpu():
+    assert isinstance(make_strategy(), tf.distribute.OneDeviceStrategy)
+    assert isinstance(make_strategy("one"), tf.distribute.OneDeviceStrategy)
+    assert make_strategy("mirrored").num_replicas_in_sync == 1
+
+
+@pytest.mark.parametrize("batch, fits", [(4, True), (2, True), (3, False), (0, False), (-2, False)])
+def test_every_replica_gets_the_same_whole_number_of_examples(batch, fits):
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    if fits:
+        return check_global_batch(batch, strategy)
+    with pytest.raises(ValueError, match=rf"--global_batch_size must be a positive multiple .* \(2\), got {batch}\."):
+        check_global_batch(batch, strategy)
+
+
+@pytest.fixture(scope="module")
+def logical_cpus():
+    """What make_strategy gives for each name and --logical_cpus=2, in a process that has no devices yet."""
+    code = """
+from dit_tf.runtime import distribution
+split, distribution._split_cpu = distribution._split_cpu, lambda count: None
+split(2)
+for name in ("auto", "one", "mirrored"):
+    strategy = distribution.make_strategy(name, logical_cpus=2)
+    print(name, type(strategy).__name__.removesuffix("V1"), strategy.num_replicas_in_sync, *strategy.extended.worker_devices)
+"""
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return {line.split()[0]: line.split()[1:] for line in process.stdout.splitlines()}
+
+
+def test_logical_cpus_stand_in_for_replicas(logical_cpus):
+    cpus = ["/job:localhost/replica:0/task:0/device:CPU:0", "/job:localhost/replica:0/task:0/device:CPU:1"]
+    assert logical_cpus["auto"] == logical_cpus["mirrored"] == ["MirroredStrategy", "2", *cpus]
+    assert logical_cpus["one"][:2] == ["OneDeviceStrategy", "1"]
+    assert set(logical_cpus) == set(STRATEGIES) - {"tpu"}
+
+
+_REMEDY = "Check the name, zone and project; on a TPU VM install '.[tpu]' and use --tpu=local; leave --tpu out to train"
+
+
+def test_a_tpu_that_does_not_answer_is_given_up_after_the_deadline(monkeypatch):
+    released = threading.Event()
+    monkeypatch.setattr(tf.distribute.cluster_resolver, "TPUClusterResolver", lambda tpu: released.wait())
+    monkeypatch.setattr(distribution, "_TPU_TIMEOUT_SECONDS", 0.2)
+    began = time.perf_counter()
+    with pytest.raises(ValueError, match=f"--tpu=node cannot be reached: no answer within 0 s. {_REMEDY}"):
+        make_strategy(tpu="node")
+    assert 0.2 <= time.perf_counter() - began < 2
+    monkeypatch.setattr(tf.config, "experimental_connect_to_cluster", lambda resolver: None)
+    released.set()  # the thread ends without having touched TensorFlow's devices
+
+
+@pytest.mark.parametrize("error", [OSError("no route to host.\nDetails follow"), RuntimeError(), KeyError("zone")])
+def test_a_search_that_fails_says_why_and_what_to_do(monkeypatch, error):
+    def fail(tpu):
+        raise error
+
+    monkeypatch.setattr(tf.distribute.cluster_resolver, "TPUClusterResolver", fail)
+    reason = {OSError: "no route to host", RuntimeError: "RuntimeError", KeyError: "'zone'"}[type(error)]
+    with pytest.raises(ValueError, match=f"--tpu=node cannot be reached: {reason}. {_REMEDY}") as raised:
+        make_strategy(tpu="node")
+    assert "\n" not in str(raised.value)
+
+
+def test_the_command_names_an_unreachable_tpu_within_30_seconds(tmp_path):
+    """192.0.2.0/24 is set aside for documentation (RFC 5737): nothing answers there. The imports count as well."""
+    command = [sys.executable, "-m", "dit_tf.train", "--tpu=grpc://192.0.2.1:8470", f"--workdir={tmp_path}"]
+    began = time.perf_counter()
+    process = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    seconds = time.perf_counter() - began
+    assert process.returncode == 1
+    assert "dit_tf.train: --tpu=grpc://192.0.2.1:8470 cannot be reached" in process.stderr and _REMEDY in process.stderr
+    assert seconds < 30

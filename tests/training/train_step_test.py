@@ -1,0 +1,132 @@
+"""The two functions of the step against two steps that the public training script took, weights and draws recorded."""
+
+import pathlib
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from dit_tf.diffusion.gaussian_diffusion import GaussianDiffusion
+from dit_tf.models.costs import call_with
+from dit_tf.models.dit import DiT
+from dit_tf.runtime.seeds import Stream
+from dit_tf.training import train_step
+from dit_tf.training.optimizer import AdamW
+from dit_tf.training.train_step import State, TrainStep
+from tests.models.official_weights import convert, load_official, weights_by_path
+
+_GOLDENS = pathlib.Path(__file__).parents[1] / "goldens" / "dit"
+
+
+class Latents:
+    """The recorded steps begin at latents."""
+
+    @staticmethod
+    def encode(x):
+        return x
+
+
+@pytest.fixture(scope="module")
+def recorded():
+    return dict(np.load(_GOLDENS / "tiny_train_steps.npz"))
+
+
+@pytest.fixture(scope="module")
+def model():
+    model = DiT(input_size=8, patch_size=2, in_channels=4, width=64, depth=2, num_heads=4, num_classes=10)
+    load_official(model, np.load(_GOLDENS / "tiny_bare.npz"))
+    return model
+
+
+@pytest.fixture(scope="module")
+def steps(model, recorded):
+    """[(losses, gradients, state after)] of both recorded steps, in the program's own functions, compiled."""
+    functions = TrainStep(model, call_with, GaussianDiffusion(), Latents, AdamW(), ema_decay=0.9999)
+    params = [tf.convert_to_tensor(v.value) for v in model.trainable_variables]
+    zeros = [tf.zeros_like(p) for p in params]
+    state, taken = State(params, zeros, zeros, params), []
+    for k in range(2):
+        draws = {name: recorded[f"step{k}/{name}"] for name in ("x", "y", "t", "noise", "drop_rand")}
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(train_step, "RowSeeds", lambda *_: Recorded(draws))
+            batch = (_nhwc(draws["x"]), tf.constant(draws["y"], tf.int32), tf.range(16))
+            compute = tf.function(functions.loss_and_gradients, jit_compile=True, autograph=False)
+            losses, gradients = compute(state.params, batch, tf.constant(0, tf.int64), tf.constant(k))
+        update = tf.function(functions.update, jit_compile=True, autograph=False)
+        state = update(state, gradients, tf.constant(k + 1))
+        taken.append((losses, gradients, state))
+    return taken
+
+
+class Recorded:
+    """Stands in for RowSeeds."""
+
+    def __init__(self, draws):
+        self.draws = draws
+
+    def uniform(self, stream):
+        assert stream is Stream.LABEL_DROPOUT
+        return tf.constant(self.draws["drop_rand"])
+
+    def integers(self, stream, bound):
+        assert stream is Stream.TIME and bound == 1000
+        return tf.constant(self.draws["t"], tf.int32)
+
+    def normal(self, stream, shape):
+        assert stream is Stream.NOISE and shape == (8, 8, 4)
+        return _nhwc(self.draws["noise"])
+
+
+def _nhwc(array):
+    return tf.constant(np.moveaxis(array, 1, -1))
+
+
+def test_some_labels_were_dropped(recorded):
+    assert any(recorded[f"step{k}/dropped"].any() for k in range(2))
+
+
+@pytest.mark.parametrize("k", [0, 1])
+def test_losses_are_those_of_the_reference(steps, recorded, k):
+    """The second step's loss also needs the first update to be right."""
+    losses = steps[k][0]
+    np.testing.assert_allclose(losses["loss"], recorded[f"step{k}/loss"], rtol=1e-5)
+    for name in ("mse", "vb"):
+        np.testing.assert_allclose(losses[name], recorded[f"step{k}/losses/{name}"].mean(), rtol=1e-5)
+
+
+def test_every_gradient_is_that_of_the_reference(steps, recorded, model):
+    theirs = {name[len("grad0/") :]: array for name, array in recorded.items() if name.startswith("grad0/")}
+    theirs.pop("pos_embed", None)
+    expected = convert(theirs, depth=2)
+    actual = dict(zip(weights_by_path(model), steps[0][1]))
+    assert actual.keys() == expected.keys()
+    for path, gradient in actual.items():
+        # float32 sums over 256 tokens in another order.
+        np.testing.assert_allclose(gradient, expected[path], atol=2e-5 * np.abs(expected[path]).max() + 1e-8, err_msg=path)
+
+
+@pytest.mark.parametrize("k", [0, 1])
+def test_the_gradient_norm_is_that_of_the_reference(steps, recorded, k):
+    norm = np.sqrt(sum(np.sum(np.float64(g) ** 2) for g in steps[k][1]))
+    np.testing.assert_allclose(norm, recorded[f"step{k}/grad_norm"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("field, part, rate", [("params", "model", 1e-4), ("ema", "ema", 1e-8)])
+def test_weights_after_both_steps_are_those_of_the_reference(steps, model, field, part, rate):
+    """Adam's first steps are signs: entries whose gradient is rounding alone (K's bias) go either way, by `rate` each."""
+    with np.load(_GOLDENS / "tiny_train_ckpt.npz") as arrays:
+        theirs = {name.split("/")[1]: arrays[name] for name in arrays.files if name.startswith(f"{part}/")}
+    theirs.pop("pos_embed")
+    expected = convert(theirs, depth=2)
+    for path, value in zip(weights_by_path(model), getattr(steps[-1][2], field)):
+        difference = np.abs(value - expected[path])
+        assert np.median(difference) <= 1e-6, path
+        assert difference.max() <= 4.1 * rate + 1e-6, path
+
+
+def test_no_gradient_is_sparse_and_none_is_missing(steps, model):
+    gradients = steps[0][1]
+    assert len(gradients) == len(model.trainable_variables)
+    for gradient, variable in zip(gradients, model.trainable_variables):
+        assert isinstance(gradient, tf.Tensor) and gradient.shape == variable.shape
+        assert np.abs(gradient).max() > 0, variable.path
