@@ -4,6 +4,8 @@ A command defines its flags when it runs as a program, and hands main() their pa
 defines nothing.
 """
 
+import functools
+import logging as standard_logging
 import os
 import sys
 
@@ -23,7 +25,16 @@ def run(main, define):
     app.run(lambda argv: _guarded(main, argv))
 
 
+def _quieten_libraries():
+    """Leave stderr to our own warnings and the progress bar, unless --verbosity asks for more."""
+    if not FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.ERROR)
+        standard_logging.getLogger("tensorflow").setLevel("ERROR")
+        standard_logging.getLogger("dit_tf").setLevel("WARNING")
+
+
 def _guarded(main, argv):
+    _quieten_libraries()
     command = f"dit_tf.{os.path.splitext(os.path.basename(argv[0]))[0]}"
     try:
         if argv[1:]:
@@ -43,74 +54,96 @@ def resolved(options):
     return "".join(f"{flag.serialize()}\n" for flag in mine if flag.value is not None)
 
 
+class _Definer:
+    """absl's DEFINE_* into one set of flags."""
+
+    def __init__(self, values):
+        for kind in ("string", "integer", "float", "bool", "list"):
+            setattr(self, kind, functools.partial(getattr(flags, f"DEFINE_{kind}"), flag_values=values))
+
+
 def define_train(values):
     """How a model is trained. The defaults are the paper's recipe (section 4) for the smallest useful model."""
-    c = RunConfig()
-    flags.DEFINE_string("workdir", None, "Where checkpoints, metrics and pictures go; default runs/DATASET-MODEL.", flag_values=values)
-    _define_data(values, c)
-    flags.DEFINE_string("model", c.model, "DiT-{XL,L,B,S}/{2,4,8}, or DiT-{Xs,Ti,Na,Mi}/{1,2,4} for small images.", flag_values=values)
-    flags.DEFINE_string("block", c.block, f"Block design: {', '.join(BLOCKS)}.", flag_values=values)
-    flags.DEFINE_float("class_dropout_prob", c.class_dropout_prob, "Label dropout; 0: no null class, no guidance.", flag_values=values)
-    flags.DEFINE_bool("learn_sigma", c.learn_sigma, "Predict the covariance as well as the noise.", flag_values=values)
-    flags.DEFINE_string("precision", c.precision, f"Of the products: {', '.join(PRECISIONS)}.", flag_values=values)
-    flags.DEFINE_string("objective", c.objective, f"Training objective: {', '.join(OBJECTIVES)}.", flag_values=values)
-    flags.DEFINE_integer("global_batch_size", c.global_batch_size, "Examples per step over all replicas.", flag_values=values)
-    flags.DEFINE_float("learning_rate", c.learning_rate, "AdamW's, constant.", flag_values=values)
-    flags.DEFINE_float("weight_decay", c.weight_decay, "AdamW's, decoupled.", flag_values=values)
-    flags.DEFINE_float("ema_decay", c.ema_decay, "Of the averaged weights that are sampled from.", flag_values=values)
-    flags.DEFINE_integer("seed", c.seed, "Of weights, data order and noise.", flag_values=values)
-    flags.DEFINE_integer("train_steps", 400_000, "The step to stop at; a resumed run counts from where it was.", flag_values=values)
-    flags.DEFINE_integer("checkpoint_every", 1000, "Steps between checkpoints.", flag_values=values)
-    flags.DEFINE_integer("keep_checkpoints", 3, "How many of the newest checkpoints stay.", flag_values=values)
-    flags.DEFINE_integer("log_every", 100, "Steps between lines of metrics.jsonl.", flag_values=values)
-    flags.DEFINE_integer("sample_every", 5000, "Steps between pictures of samples; 0: none.", flag_values=values)
-    flags.DEFINE_integer("steps_per_execution", 50, "Steps per call of the compiled function.", flag_values=values)
-    flags.DEFINE_bool("xla", True, "Compile the step with XLA (always on a TPU).", flag_values=values)
-    _define_devices(values)
+    define, c = _Definer(values), RunConfig()
+    define.string("workdir", None, "Where checkpoints, metrics and pictures go; default runs/DATASET-MODEL.")
+    _define_data(define, c)
+    define.string("model", c.model, "DiT-{XL,L,B,S}/{2,4,8}, or DiT-{Xs,Ti,Na,Mi}/{1,2,4} for small images.")
+    define.string("block", c.block, f"Block design: {', '.join(BLOCKS)}.")
+    define.float("class_dropout_prob", c.class_dropout_prob, "Label dropout; 0: no null class, no guidance.")
+    define.bool("learn_sigma", c.learn_sigma, "Predict the covariance as well as the noise.")
+    define.string("precision", c.precision, f"Of the products: {', '.join(PRECISIONS)}.")
+    define.string("objective", c.objective, f"Training objective: {', '.join(OBJECTIVES)}.")
+    define.integer("global_batch_size", c.global_batch_size, "Examples per step over all replicas.")
+    define.float("learning_rate", c.learning_rate, "AdamW's, constant.")
+    define.float("weight_decay", c.weight_decay, "AdamW's, decoupled.")
+    define.float("ema_decay", c.ema_decay, "Of the averaged weights that are sampled from.")
+    define.integer("seed", c.seed, "Of weights, data order and noise.")
+    define.integer("train_steps", 400_000, "The step to stop at; a resumed run counts from where it was.")
+    define.integer("checkpoint_every", 1000, "Steps between checkpoints.")
+    define.integer("keep_checkpoints", 3, "How many of the newest checkpoints stay.")
+    define.integer("log_every", 100, "Steps between lines of metrics.jsonl.")
+    define.integer("sample_every", 5000, "Steps between pictures of samples; 0: none.")
+    define.integer("steps_per_execution", 50, "Steps per call of the compiled function.")
+    define.bool("xla", True, "Compile the step with XLA (always on a TPU).")
+    _define_devices(define)
 
 
 def define_sample(values):
     """How images are drawn from a trained model."""
-    o = SamplerOptions()
-    flags.DEFINE_string("workdir", None, "Work directory of a training; its newest averaged weights are used.", flag_values=values)
-    flags.DEFINE_string("weights", None, "A .keras file instead of a work directory.", flag_values=values)
-    flags.DEFINE_list("labels", None, "Classes, e.g. 3,1,4; image i gets label i, round and round.", flag_values=values)
-    flags.DEFINE_integer("num_samples", None, "How many; default: one per label. Without --labels they are random.", flag_values=values)
-    flags.DEFINE_string("sampler", o.sampler, f"One of {', '.join(SAMPLERS)}.", flag_values=values)
-    flags.DEFINE_integer("num_steps", o.num_steps, "Steps of the sampler.", flag_values=values)
-    flags.DEFINE_float("eta", o.eta, "DDIM's noise, 0 to 1.", flag_values=values)
-    flags.DEFINE_float("cfg_scale", o.cfg_scale, "Classifier-free guidance; 1: none.", flag_values=values)
-    flags.DEFINE_integer("guided_channels", None, "Guide the first so many channels; default: what the codec says.", flag_values=values)
-    flags.DEFINE_integer("seed", 0, "Image i depends on (seed, i) and its label alone.", flag_values=values)
-    flags.DEFINE_integer("batch_size", 100, "Images per call of the compiled sampler; changes no image.", flag_values=values)
-    flags.DEFINE_string("output", "samples.png", "A .png grid, or an .npz as ADM's evaluator reads it.", flag_values=values)
-    _define_devices(values)
+    define, o = _Definer(values), SamplerOptions()
+    define.string("workdir", None, "Work directory of a training; its newest averaged weights are used.")
+    define.string("weights", None, "A .keras file instead of a work directory.")
+    define.list("labels", None, "Classes, e.g. 3,1,4; image i gets label i, round and round.")
+    define.integer("num_samples", None, "How many; default: one per label. Without --labels they are random.")
+    define.string("sampler", o.sampler, f"One of {', '.join(SAMPLERS)}.")
+    define.integer("num_steps", o.num_steps, "Steps of the sampler.")
+    define.float("eta", o.eta, "DDIM's noise, 0 to 1.")
+    define.float("cfg_scale", o.cfg_scale, "Classifier-free guidance; 1: none.")
+    define.integer("guided_channels", None, "Guide the first so many channels; default: all.")
+    define.integer("seed", 0, "Image i depends on (seed, i) and its label alone.")
+    define.integer("batch_size", 100, "Images per call of the compiled sampler; changes no image.")
+    define.string("output", "samples.png", "A .png grid, or an .npz as ADM's evaluator reads it.")
+    _define_devices(define)
 
 
-def _define_data(values, c):
-    flags.DEFINE_string("dataset", c.dataset, "digits, or a TensorFlow Datasets name.", flag_values=values)
-    flags.DEFINE_string("data_dir", None, "Where prepared data sets lie; default: TensorFlow Datasets' own.", flag_values=values)
-    flags.DEFINE_string("split", c.split, "Split to train on.", flag_values=values)
-    flags.DEFINE_integer("image_size", None, "Side in pixels; default: the data set's own, or 256.", flag_values=values)
-    flags.DEFINE_bool("horizontal_flip", None, "Mirror half of the images; default: not for written characters.", flag_values=values)
+def define_score_digits(values):
+    """How close samples of digits are to real ones."""
+    define = _Definer(values)
+    define.string("samples", None, "npz of guided samples: arr_0 uint8 NHWC, arr_1 labels.")
+    define.string("unguided_samples", None, "npz of samples drawn without guidance.")
+    define.string("data_dir", None, "Where prepared data sets lie; default: TensorFlow Datasets' own.")
+    define.float("train_seconds", None, "How long training took; passed on.")
+    define.float("start_time", None, "Unix seconds that total_seconds counts from.")
 
 
-def _define_devices(values):
-    flags.DEFINE_string("strategy", "auto", f"One of {', '.join(STRATEGIES)}.", flag_values=values)
-    flags.DEFINE_string("tpu", None, "Name of a TPU, or local on a TPU VM.", flag_values=values)
-    flags.DEFINE_integer("logical_cpus", 0, "Split the CPU into so many devices, to try replicas without hardware.", flag_values=values)
+def _define_data(define, c):
+    define.string("dataset", c.dataset, "digits, or a TensorFlow Datasets name.")
+    define.string("data_dir", None, "Where prepared data sets lie; default: TensorFlow Datasets' own.")
+    define.string("split", c.split, "Split to train on.")
+    define.integer("image_size", None, "Side in pixels; default: the data set's own, or 256.")
+    define.bool("horizontal_flip", None, "Mirror half of the images; default: not for written characters.")
 
 
-COMMANDS = {"train": define_train, "sample": define_sample}
+def _define_devices(define):
+    define.string("strategy", "auto", f"One of {', '.join(STRATEGIES)}.")
+    define.string("tpu", None, "Name of a TPU, or local on a TPU VM.")
+    define.integer("logical_cpus", 0, "Split the CPU into so many devices, to try replicas without hardware.")
+
+
+COMMANDS = {"train": define_train, "sample": define_sample, "score_digits": define_score_digits}
 
 
 def documentation():
     """Markdown: a table of flags per command."""
-    parts = ["# Flags\n\nMade by `python -m dit_tf.flags > docs/flags.md`. `--flagfile=FILE` reads flags from a file.\n"]
+    parts = [
+        "# Flags\n\nMade by `python -m dit_tf.flags > docs/flags.md`. `--flagfile=FILE` reads flags from a file.\n"
+    ]
     for command, define in COMMANDS.items():
         values = flags.FlagValues()
         define(values)
-        parts.append(f"\n## python -m dit_tf.{command}\n\n{define.__doc__}\n\n| flag | default | meaning |\n|---|---|---|\n")
+        parts.append(
+            f"\n## python -m dit_tf.{command}\n\n{define.__doc__}\n\n| flag | default | meaning |\n|---|---|---|\n"
+        )
         own = values.flags_by_module_dict()[__name__ if __name__ in values.flags_by_module_dict() else sys.argv[0]]
         parts += [f"| `--{flag.name}` | {_shown(flag.default)} | {flag.help} |\n" for flag in own]
     return "".join(parts)

@@ -8,8 +8,9 @@ import numpy as np
 import tqdm
 
 from dit_tf import build, flags
+from dit_tf.runtime.distribution import check_batch, is_tpu, make_strategy
 from dit_tf.runtime.image_files import write_grid, write_npz
-from dit_tf.samplers.generate import SamplerOptions, in_batches, random_labels
+from dit_tf.samplers.generate import SamplerOptions, in_batches, on_replicas, random_labels
 
 
 def main(options):
@@ -17,8 +18,8 @@ def main(options):
         raise ValueError("Exactly one of --workdir and --weights must be given.")
     if not options.output.endswith((".png", ".npz")):
         raise ValueError(f"--output must end in .png or .npz, got {options.output!r}.")
-    if options.batch_size < 1:
-        raise ValueError(f"--batch_size must be at least 1, got {options.batch_size}.")
+    strategy = make_strategy(options.strategy, options.tpu, options.logical_cpus)
+    check_batch("--batch_size", options.batch_size, strategy)
     path = options.workdir or options.weights
     config = build.load_config(path)
     sampler = SamplerOptions(
@@ -26,9 +27,10 @@ def main(options):
     )
     labels = requested_labels(options, config.num_classes)
     model = build.load_model(path)
-    sample = build.make_sampler(config, model, sampler)
+    sample = on_replicas(build.make_sampler(config, model, sampler, jit=not is_tpu(strategy)), strategy)
 
-    batch_size = min(options.batch_size, len(labels))
+    replicas = strategy.num_replicas_in_sync
+    batch_size = min(options.batch_size, -(-len(labels) // replicas) * replicas)
     images = []
     evaluations = sampler.num_steps * (2 if sampler.cfg_scale != 1.0 else 1)
     print(f"{sampler.sampler}, {sampler.num_steps} steps: {evaluations} evaluations of the network per image")

@@ -12,7 +12,6 @@ import zipfile
 import zlib
 
 import numpy as np
-from absl.flags import DEFINE_float, DEFINE_string
 
 from dit_tf import flags
 from dit_tf.data import pipeline
@@ -33,15 +32,6 @@ _TABLE = (  # title, score, the score of real digits, what those are
         "held-out digits, 1 by definition; a copier of training digits is far below 1",
     ),
 )
-
-
-def define_flags(values):
-    """How close samples of digits are to real ones."""
-    DEFINE_string("samples", None, "npz of guided samples: arr_0 uint8 NHWC, arr_1 labels.", flag_values=values)
-    DEFINE_string("unguided_samples", None, "npz of samples drawn without guidance.", flag_values=values)
-    DEFINE_string("data_dir", None, "Where prepared data sets lie; default: tfds' own.", flag_values=values)
-    DEFINE_float("train_seconds", None, "How long training took; passed on.", flag_values=values)
-    DEFINE_float("start_time", None, "Unix seconds that total_seconds counts from.", flag_values=values)
 
 
 def main(options):
@@ -139,4 +129,4 @@ def summary(scores, samples, train_seconds, total_seconds):
 
 
 if __name__ == "__main__":
-    flags.run(main, define_flags)
+    flags.run(main, flags.define_score_digits)

@@ -12,7 +12,7 @@ from dit_tf.config import RunConfig
 from dit_tf.data.pipeline import dataset_spec, open_dataset, training_batches
 from dit_tf.models.costs import count_macs, count_parameters
 from dit_tf.runtime.checkpoint import Checkpoints
-from dit_tf.runtime.distribution import check_global_batch, make_strategy
+from dit_tf.runtime.distribution import check_batch, make_strategy
 from dit_tf.runtime.image_files import replace_file, write_grid
 from dit_tf.runtime.metrics_log import MetricsLog
 from dit_tf.runtime.peak_flops import measure_peak_flops
@@ -25,7 +25,7 @@ SAMPLES_PER_CLASS, MAX_SAMPLES = 5, 50
 def main(options):
     check_intervals(options)
     strategy = make_strategy(options.strategy, options.tpu, options.logical_cpus)
-    check_global_batch(options.global_batch_size, strategy)
+    check_batch("--global_batch_size", options.global_batch_size, strategy)
     builder = open_dataset(options.dataset, options.data_dir)
     config = run_config(options, dataset_spec(builder, options.split))
     workdir = options.workdir or f"runs/{config.dataset}-{config.model.replace('/', '-')}"
@@ -127,8 +127,12 @@ def check_same_run(config, checkpoints):
 def announce(config, trainer, workdir, start):
     trainable, _ = count_parameters(trainer.model)
     replicas = trainer.distribute_strategy.num_replicas_in_sync
-    print(f"{config.model} ({config.block}), {trainable / 1e6:.2f} M parameters, on {config.dataset} at {config.image_size}px")
-    print(f"{replicas} replica(s) of {config.global_batch_size // replicas} examples, {config.precision}; into {workdir}")
+    print(
+        f"{config.model} ({config.block}), {trainable / 1e6:.2f} M parameters, on {config.dataset} at {config.image_size}px"
+    )
+    print(
+        f"{replicas} replica(s) of {config.global_batch_size // replicas} examples, {config.precision}; into {workdir}"
+    )
     if start:
         print(f"Resuming from step {start}")
 

@@ -66,13 +66,13 @@ say "the same command again"
 (train)
 train_seconds=$((SECONDS - training_started))
 
-say "500 samples with guidance, 500 without"
-sample --cfg_scale=2 --num_samples=500 --output="$workdir/guided.npz"
+say "50 samples of each digit with guidance, 50 without"
+sample --cfg_scale=1.5 --num_samples=500 --output="$workdir/guided.npz" # the paper's guidance scale
 sample --cfg_scale=1 --num_samples=500 --output="$workdir/unguided.npz"
 
-say "a grid of each: $workdir/digits.png and $workdir/digits-unguided.png"
-sample --cfg_scale=2 --output="$workdir/digits.png"
-sample --cfg_scale=1 --output="$workdir/digits-unguided.png"
+say "a picture of each: $workdir/digits.png and $workdir/digits-unguided.png"
+sample --cfg_scale=1.5 --num_samples=50 --output="$workdir/digits.png"
+sample --cfg_scale=1 --num_samples=50 --output="$workdir/digits-unguided.png"
 
 say "scores"
 "$python" -m dit_tf.score_digits --samples="$workdir/guided.npz" --unguided_samples="$workdir/unguided.npz" \

@@ -35,6 +35,16 @@ def test_the_batch_size_changes_no_image(run):
     assert np.abs(one.astype(int) - several.astype(int)).max() <= 1
 
 
+def test_two_replicas_draw_the_images_of_one(trained, tmp_path):
+    images = []
+    for name, more in {"one": [], "two": ["--strategy=mirrored", "--logical_cpus=2"]}.items():
+        path = tmp_path / f"{name}.npz"
+        command = [sys.executable, "-m", "dit_tf.sample", f"--workdir={trained}", "--labels=3,1,4", "--num_steps=5"]
+        subprocess.run([*command, "--batch_size=2", f"--output={path}", *more], check=True, capture_output=True)
+        images.append(np.load(path)["arr_0"].astype(int))
+    assert np.abs(images[0] - images[1]).max() <= 1
+
+
 def test_an_image_depends_on_seed_index_and_label_alone(run):
     images, _ = run("--labels=3,1,4")
     again, _ = run("--labels=7,1,4,2")
@@ -76,7 +86,7 @@ def test_the_grid_shows_every_image(parse, trained, tmp_path):
         (["--labels=1", "--cfg_scale=-1"], ["--cfg_scale", "negative", "-1"]),
         (["--labels=1", "--output=grid.jpg"], ["--output", ".png or .npz", "grid.jpg"]),
         (["--labels=1", "--num_samples=0"], ["--num_samples", "at least 1", "0"]),
-        (["--labels=1", "--batch_size=0"], ["--batch_size", "at least 1", "0"]),
+        (["--labels=1", "--batch_size=0"], ["--batch_size", "positive multiple", "0"]),
         (["--labels=1", "--weights=model.keras"], ["Exactly one of --workdir and --weights"]),
     ],
 )

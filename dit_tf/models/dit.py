@@ -47,8 +47,9 @@ NAMES = [f"{family}-{size}/{p}" for family in ("DiT", "SiT") for size, row in SI
 def size_of(name):
     """"DiT-XL/2" -> keyword arguments of `DiT`. SiT-* are the same rows. ValueError names the nearest known names."""
     if name not in NAMES:
-        near = difflib.get_close_matches(name, NAMES, n=3, cutoff=0.3)
-        raise ValueError(f"--model must be one of DiT-{{{','.join(SIZES)}}}/PATCH, got {name!r}; near: {', '.join(near)}.")
+        lower = {known.lower(): known for known in NAMES}
+        near = ", ".join(lower[n] for n in difflib.get_close_matches(name.lower(), lower, n=3, cutoff=0.0))
+        raise ValueError(f"--model must be one of DiT-{{{','.join(SIZES)}}}/PATCH, got {name!r}; near: {near}.")
     size, patch_size = re.fullmatch(r"...-(\w+)/(\d)", name).groups()
     depth, width, num_heads, _ = SIZES[size]
     return dict(depth=depth, width=width, num_heads=num_heads, patch_size=int(patch_size))
@@ -59,8 +60,8 @@ class DiT(keras.Model):
     """(x, t, y) -> prediction: x (N, H, W, C) float, t (N,) times, y (N,) integer labels -> (N, H, W, 2C or C) float32.
 
     With learn_sigma the channels are doubled: noise first, then what the covariance is interpolated from. The label
-    `null_label` (= num_classes, where class_dropout_prob > 0) means unconditional. The call is deterministic: labels are
-    dropped by `drop_labels`, from a draw that the caller makes. The output is exactly 0 before the first step.
+    `null_label` (= num_classes, where class_dropout_prob > 0) means unconditional. The call is deterministic: labels
+    are dropped by `drop_labels`, from a draw that the caller makes. The output is exactly 0 before the first step.
     """
 
     def __init__(
@@ -90,7 +91,8 @@ class DiT(keras.Model):
         if block not in BLOCKS:
             raise ValueError(f"--block must be one of {', '.join(BLOCKS)}, got {block!r}.")
         if height % patch_size or width_px % patch_size:
-            raise ValueError(f"The input size must be divisible by the patch size, got {height}x{width_px} and {patch_size}.")
+            size = f"{height}x{width_px}"
+            raise ValueError(f"The input size must be divisible by the patch size, got {size} and {patch_size}.")
         if width % num_heads:
             raise ValueError(f"The width must be divisible by the number of heads, got {width} and {num_heads}.")
         self.grid = (height // patch_size, width_px // patch_size)

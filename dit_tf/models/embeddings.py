@@ -1,4 +1,4 @@
-"""What enters the transformer: patches, positions, times and labels (DiT, section 3.2 and models.py of the public code).
+"""What enters the transformer: patches, positions, times and labels (DiT, section 3.2; models.py of the public code).
 
 Letters: N batch, T tokens, D width, C channels, H x W grid of tokens, p patch size.
 """
@@ -52,12 +52,14 @@ def sincos_position_table(grid, width):
 
 
 def timestep_sinusoid(t, dim=256, max_period=10000.0):
-    """(N,) times, integer or fractional -> (N, dim) float32: [cos(t w_i), sin(t w_i)], w_i = max_period^(-i / (dim//2)).
+    """(N,) times, integer or fractional -> (N, dim) float32: cos(t w_i), sin(t w_i); w_i = max_period^(-i / (dim//2)).
 
     An odd dim ends in a zero column. (Transformer positions, Vaswani et al. 2017, with the cosine first as in DiT.)
     """
     half = dim // 2
-    frequencies = tf.constant(np.exp(-math.log(max_period) * np.arange(half) / half), tf.float32)
+    # The exponents are rounded to float32 before the power is taken (matches DiT, where an angle near 1,000 shows it).
+    exponents = np.float32(-math.log(max_period)) * np.arange(half, dtype=np.float32) / np.float32(half)
+    frequencies = tf.constant(np.exp(exponents.astype(np.float64)), tf.float32)
     angles = tf.cast(t, tf.float32)[:, None] * frequencies
     return tf.pad(tf.concat([tf.cos(angles), tf.sin(angles)], axis=1), ((0, 0), (0, dim % 2)))
 
@@ -104,7 +106,7 @@ class TimestepEmbedder(keras.layers.Layer):
 
 
 class LabelEmbedder(keras.layers.Layer):
-    """y (N,) integer labels -> (N, D). With label dropout there is one row more, the null class, label `num_classes`."""
+    """y (N,) integer labels -> (N, D). With label dropout there is one row more, the null class `num_classes`."""
 
     def __init__(self, num_classes, width, dropout_prob, **kwargs):
         super().__init__(**kwargs)

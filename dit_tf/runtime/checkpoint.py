@@ -4,11 +4,11 @@
 """
 
 import dataclasses
+import logging
 import os
 import re
 
 import tensorflow as tf
-from absl import logging
 
 CONFIG = "config.json"
 _VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"  # how TensorFlow ends the names of variables in its files
@@ -32,7 +32,8 @@ class Checkpoints:
         """The steps that have a finished checkpoint, ascending."""
         if not tf.io.gfile.isdir(self.directory):
             return []
-        return sorted(int(name.rstrip("/")) for name in tf.io.gfile.listdir(self.directory) if re.match(r"\d{8}/?$", name))
+        names = tf.io.gfile.listdir(self.directory)
+        return sorted(int(name.rstrip("/")) for name in names if re.match(r"\d{8}/?$", name))
 
     def path(self, step):
         return os.path.join(self.directory, f"{step:08d}")
@@ -74,7 +75,8 @@ class Checkpoints:
             if differences:
                 raise ValueError(f"{self.path(step)} holds the state of another model: {differences}.")
             if failures:
-                logging.warning("Unreadable: %s. Using %s instead.", "; ".join(failures), self.path(step))
+                message = f"Unreadable: {'; '.join(failures)}. Using {self.path(step)} instead."
+                logging.getLogger(__name__).warning(message)
             return step
         if failures:
             raise ValueError(f"No checkpoint under {self.directory} can be read: {'; '.join(failures)}.")
@@ -91,7 +93,7 @@ class Checkpoints:
 
 
 def _differences(prefix, state, partial=False):
-    """What keeps a checkpoint file from being that state, "" where nothing does. Reads names, types and shapes alone."""
+    """What keeps a checkpoint file from being that state, or "". Reads names, types and shapes alone."""
     reader = tf.train.load_checkpoint(prefix)
     shapes, dtypes = reader.get_variable_to_shape_map(), reader.get_variable_to_dtype_map()
     there = {_name(key): f"{dtypes[key].name} {shapes[key]}" for key in shapes if key.endswith(_VALUE)}

@@ -5,7 +5,7 @@ import threading
 import tensorflow as tf
 
 STRATEGIES = ("auto", "one", "mirrored", "tpu")
-_TPU_TIMEOUT_SECONDS = 20.0  # with the imports, a named TPU that does not answer is reported within 30 seconds
+_TPU_TIMEOUT_SECONDS = 18.0  # with up to 10 s of imports, a TPU that does not answer is reported within 30 seconds
 
 
 def make_strategy(name="auto", tpu=None, logical_cpus=0):
@@ -33,13 +33,15 @@ def make_strategy(name="auto", tpu=None, logical_cpus=0):
     return tf.distribute.MirroredStrategy(devices)
 
 
-def check_global_batch(global_batch_size, strategy):
-    """ValueError unless every replica gets the same whole number of examples."""
+def check_batch(flag, batch_size, strategy):
+    """ValueError unless every replica gets the same whole number of examples, at least one."""
     replicas = strategy.num_replicas_in_sync
-    if global_batch_size < 1 or global_batch_size % replicas:
-        raise ValueError(
-            f"--global_batch_size must be a positive multiple of the number of replicas ({replicas}), got {global_batch_size}."
-        )
+    if batch_size < 1 or batch_size % replicas:
+        raise ValueError(f"{flag} must be a positive multiple of the number of replicas ({replicas}), got {batch_size}.")
+
+
+def is_tpu(strategy):
+    return isinstance(strategy, tf.distribute.TPUStrategy)
 
 
 def _split_cpu(count):
@@ -76,6 +78,6 @@ def _connect(tpu):
 def _unreachable(tpu, reason):
     first_line = (str(reason).strip().splitlines() or [type(reason).__name__])[0].rstrip(".")
     return ValueError(
-        f"--tpu={tpu} cannot be reached: {first_line}. Check the name, zone and project; on a TPU VM install '.[tpu]' and "
-        "use --tpu=local; leave --tpu out to train on this machine."
+        f"--tpu={tpu} cannot be reached: {first_line}. Check the name, zone and project; on a TPU VM install '.[tpu]' "
+        "and use --tpu=local; leave --tpu out to train on this machine."
     )

@@ -1,6 +1,6 @@
-"""Compile a train step for a TPU that is not there, with Google's compiler (libtpu) on a Linux x86-64 machine.
+"""Compile a train step or a sampler for a TPU that is not there, with Google's compiler (libtpu, Linux x86-64).
 
-The step is the two functions that training runs, with the mean over the replicas between them. Needs the extra
+A step is the two functions that training runs, with the mean over the replicas between them. Needs the extra
 `preflight` (jax and libtpu), and a process of its own: `prepare_environment` must run before jax is imported.
 """
 
@@ -97,17 +97,37 @@ def compile_train_step(train_step, *, topology, global_batch_size, image_shape, 
         jax.ShapeDtypeStruct((global_batch_size,), "int32", sharding=split),
         jax.ShapeDtypeStruct((global_batch_size,), "int32", sharding=split),
     )
+    arguments = (state, *batch, jax.ShapeDtypeStruct((), "int32", sharding=replicated))
+    state_bytes = 4 * sum(4 * int(np.prod(w.shape)) for w in weights)
+    return _compile(jax.jit(step, donate_argnums=0), arguments, topology, mesh.size, state_bytes)
+
+
+def compile_function(function, specs, *, topology):
+    """A tf.function that captures nothing, for one core -> (Report, the optimised HLO as text).
+
+    specs: its arguments, tf.TensorSpecs in any structure. Those of 64 bits need jax's flag jax_enable_x64.
+    """
+    import jax
+    from jax.experimental import jax2tf
+
+    core = jax.sharding.SingleDeviceSharding(mesh_of(topology).devices.flat[0])
+    arguments = tf.nest.map_structure(
+        lambda spec: jax.ShapeDtypeStruct(spec.shape.as_list(), spec.dtype.as_numpy_dtype, sharding=core), specs
+    )
+    return _compile(jax.jit(jax2tf.call_tf(function)), arguments, topology, cores=1, state_bytes=0)
+
+
+def _compile(jitted, arguments, topology, cores, state_bytes):
     began = time.perf_counter()
-    traced = jax.jit(step, donate_argnums=0).trace(state, *batch, jax.ShapeDtypeStruct((), "int32", sharding=replicated))
     # The CPU's lowering, because only it is in tensorflow-cpu; the devices make it a TPU's executable all the same.
-    compiled = traced.lower(lowering_platforms=("cpu",)).compile()
+    compiled = jitted.trace(*arguments).lower(lowering_platforms=("cpu",)).compile()
     memory, text = compiled.memory_analysis(), compiled.as_text()
     report = Report(
         topology=topology,
-        cores=mesh.size,
+        cores=cores,
         compile_seconds=time.perf_counter() - began,
         flops=compiled.cost_analysis()["flops"],
-        state_bytes=4 * sum(4 * int(np.prod(w.shape)) for w in weights),
+        state_bytes=state_bytes,
         argument_bytes=memory.argument_size_in_bytes,
         aliased_bytes=memory.alias_size_in_bytes,
         temporary_bytes=memory.temp_size_in_bytes,

@@ -26,10 +26,12 @@ class SamplerOptions:
             raise ValueError(f"--sampler must be one of {', '.join(SAMPLERS)}, got {self.sampler!r}.")
         if self.eta and self.sampler != "ddim":
             raise ValueError(f"--eta goes with --sampler=ddim, got --eta={self.eta} with --sampler={self.sampler}.")
+        if not 0.0 <= self.eta <= 1.0:
+            raise ValueError(f"--eta must be from 0 to 1, got {self.eta}.")
         if self.cfg_scale < 0:
             raise ValueError(f"--cfg_scale must not be negative, got {self.cfg_scale}.")
 
-    def check_fits(self, process, null_label):
+    def check_fits(self, process, codec, null_label):
         """ValueError where the trained model cannot be sampled like this."""
         if not 1 <= self.num_steps <= process.num_timesteps:
             raise ValueError(f"--num_steps must be from 1 to {process.num_timesteps}, got {self.num_steps}.")
@@ -38,6 +40,8 @@ class SamplerOptions:
                 f"--cfg_scale={self.cfg_scale} needs a model trained with label dropout; this one has no null class, so "
                 "only --cfg_scale=1 is possible."
             )
+        if self.guided_channels is not None and not 1 <= self.guided_channels <= codec.channels:
+            raise ValueError(f"--guided_channels must be from 1 to {codec.channels}, got {self.guided_channels}.")
 
 
 def image_sampler(call, process, codec, null_label, options, jit=True):
@@ -46,7 +50,7 @@ def image_sampler(call, process, codec, null_label, options, jit=True):
     call(params, x, t, y): the model as a function of its weights. Image i of a run has row i, and depends on (seed, i)
     and its label alone: not on N, not on its neighbours.
     """
-    options.check_fits(process, null_label)
+    options.check_fits(process, codec, null_label)
     chain = process.respaced(str(options.num_steps))
     shape = (*codec.input_size, codec.channels)
 
@@ -65,6 +69,20 @@ def image_sampler(call, process, codec, null_label, options, jit=True):
         return codec.decode(x)
 
     return tf.function(sample, jit_compile=jit, autograph=False)
+
+
+def on_replicas(sample, strategy):
+    """The same function of whole batches, its rows shared out in order over the replicas of a tf.distribute strategy."""
+
+    def distributed(params, labels, seed, row):
+        def share(rows):
+            parts = tf.split(rows, strategy.num_replicas_in_sync)
+            return strategy.experimental_distribute_values_from_function(lambda c: parts[c.replica_id_in_sync_group])
+
+        images = strategy.run(sample, args=(params, share(labels), seed, share(row)))
+        return tf.concat(strategy.experimental_local_results(images), axis=0)
+
+    return distributed
 
 
 def in_batches(sample, params, labels, seed, batch_size):

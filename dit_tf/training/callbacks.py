@@ -58,7 +58,9 @@ class ProgressBar(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         first, total = self.model.completed_steps, self.model.stop_step
-        self.bar = tqdm.tqdm(total=total, initial=first, unit="step", desc="compiling", dynamic_ncols=True, mininterval=1)
+        self.bar = tqdm.tqdm(
+            total=total, initial=first, unit="step", desc="compiling", dynamic_ncols=True, mininterval=1
+        )
 
     def on_train_batch_end(self, batch, logs=None):
         rates = self.throughput.values()

@@ -8,6 +8,7 @@ the graph.
 import keras
 import tensorflow as tf
 
+from dit_tf.runtime.distribution import is_tpu
 from dit_tf.training.train_step import State
 
 
@@ -73,7 +74,7 @@ class DiTTrainer(keras.Model):
 
     def _compiled_on_host_devices(self, strategy):
         """A TPU replica function is compiled as a whole, and a nested must-compile call would leave the TPU."""
-        if not self.jit or isinstance(strategy, tf.distribute.TPUStrategy):
+        if not self.jit or is_tpu(strategy):
             return lambda function: function
         return lambda function: tf.function(function, jit_compile=True, autograph=False)
 

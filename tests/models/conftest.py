@@ -28,7 +28,7 @@ def dit_golden():
 
 @pytest.fixture(scope="session")
 def tiny():
-    """tiny(block, **changes) -> a two-block model, every weight drawn from a normal distribution; same values each time.
+    """tiny(block, **changes) -> a two-block model, every weight drawn from a normal distribution; always the same.
 
     Fresh weights would not do: the decoder's zeros hide everything before it.
     """
@@ -38,7 +38,7 @@ def tiny():
         model = DiT(**{**options, "block": block, **changes})
         rng = np.random.default_rng(1)
         for v in model.trainable_variables:
-            v.assign(rng.normal(v.name == "gamma", 1.0 / np.sqrt(v.shape[0]) if len(v.shape) == 2 else 0.1, v.shape))
+            v.assign(rng.normal(float(v.name == "gamma"), v.shape[0] ** -0.5 if len(v.shape) == 2 else 0.1, v.shape))
         return model
 
     return make

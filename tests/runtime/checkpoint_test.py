@@ -32,7 +32,8 @@ def blank():
 def assert_holds(state, values):
     for name, value in values.items():
         for replica in tf.distribute.get_strategy().experimental_local_results(state[name]):
-            np.testing.assert_array_equal(np.ravel(replica.numpy()).view(np.int32), np.ravel(value).view(np.int32), name)
+            actual, expected = (np.ravel(a).view(np.int32) for a in (replica.numpy(), value))
+            np.testing.assert_array_equal(actual, expected, name)
 
 
 @pytest.fixture
@@ -46,8 +47,8 @@ def checkpoints(tmp_path):
 
 @pytest.fixture
 def warnings(caplog):
-    """The text of absl's warnings so far."""
-    caplog.set_level(logging.WARNING, logger="absl")
+    """The text of all warnings so far, of whatever the user sees without asking for more (--verbosity)."""
+    caplog.set_level(logging.WARNING, logger="dit_tf")
     return lambda: "\n".join(record.getMessage() for record in caplog.records)
 
 
@@ -169,7 +170,7 @@ def test_a_part_of_the_state_can_be_restored_when_asked_for(checkpoints):
     part = {"step": tf.Variable(np.int32(0))}
     assert checkpoints.restore(part, partial=True) == 2
     assert part["step"].numpy() == 2
-    with pytest.raises(ValueError, match=r"params/dit/patch_embedder/kernel is float32 \[3, 5\] there and missing here"):
+    with pytest.raises(ValueError, match=r"patch_embedder/kernel is float32 \[3, 5\] there and missing here"):
         checkpoints.restore({"step": tf.Variable(np.int32(0))})
 
 

@@ -1,5 +1,6 @@
 """Flags to strategies: replicas that were asked for, and one sentence where it cannot be."""
 
+import re
 import subprocess
 import sys
 import threading
@@ -9,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from dit_tf.runtime import distribution
-from dit_tf.runtime.distribution import STRATEGIES, check_global_batch, make_strategy
+from dit_tf.runtime.distribution import STRATEGIES, check_batch, is_tpu, make_strategy
 
 
 @pytest.mark.parametrize(
@@ -33,15 +34,16 @@ def test_without_hardware_there_is_one_replica_on_the_cpu():
     assert isinstance(make_strategy(), tf.distribute.OneDeviceStrategy)
     assert isinstance(make_strategy("one"), tf.distribute.OneDeviceStrategy)
     assert make_strategy("mirrored").num_replicas_in_sync == 1
+    assert not is_tpu(make_strategy())
 
 
 @pytest.mark.parametrize("batch, fits", [(4, True), (2, True), (3, False), (0, False), (-2, False)])
 def test_every_replica_gets_the_same_whole_number_of_examples(batch, fits):
     strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     if fits:
-        return check_global_batch(batch, strategy)
-    with pytest.raises(ValueError, match=rf"--global_batch_size must be a positive multiple .* \(2\), got {batch}\."):
-        check_global_batch(batch, strategy)
+        return check_batch("--batch_size", batch, strategy)
+    with pytest.raises(ValueError, match=rf"--batch_size must be a positive multiple .* \(2\), got {batch}\."):
+        check_batch("--batch_size", batch, strategy)
 
 
 @pytest.fixture(scope="module")
@@ -49,11 +51,11 @@ def logical_cpus():
     """What make_strategy gives for each name and --logical_cpus=2, in a process that has no devices yet."""
     code = """
 from dit_tf.runtime import distribution
-split, distribution._split_cpu = distribution._split_cpu, lambda count: None
-split(2)
 for name in ("auto", "one", "mirrored"):
     strategy = distribution.make_strategy(name, logical_cpus=2)
-    print(name, type(strategy).__name__.removesuffix("V1"), strategy.num_replicas_in_sync, *strategy.extended.worker_devices)
+    kind = type(strategy).__name__.removesuffix("V1")
+    print(name, kind, strategy.num_replicas_in_sync, *strategy.extended.worker_devices)
+    distribution._split_cpu = lambda count: None  # a process can split its CPU only once
 """
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return {line.split()[0]: line.split()[1:] for line in process.stdout.splitlines()}
@@ -74,7 +76,7 @@ def test_a_tpu_that_does_not_answer_is_given_up_after_the_deadline(monkeypatch):
     monkeypatch.setattr(tf.distribute.cluster_resolver, "TPUClusterResolver", lambda tpu: released.wait())
     monkeypatch.setattr(distribution, "_TPU_TIMEOUT_SECONDS", 0.2)
     began = time.perf_counter()
-    with pytest.raises(ValueError, match=f"--tpu=node cannot be reached: no answer within 0 s. {_REMEDY}"):
+    with pytest.raises(ValueError, match=re.escape(f"--tpu=node cannot be reached: no answer within 0 s. {_REMEDY}")):
         make_strategy(tpu="node")
     assert 0.2 <= time.perf_counter() - began < 2
     monkeypatch.setattr(tf.config, "experimental_connect_to_cluster", lambda resolver: None)
@@ -88,7 +90,7 @@ def test_a_search_that_fails_says_why_and_what_to_do(monkeypatch, error):
 
     monkeypatch.setattr(tf.distribute.cluster_resolver, "TPUClusterResolver", fail)
     reason = {OSError: "no route to host", RuntimeError: "RuntimeError", KeyError: "'zone'"}[type(error)]
-    with pytest.raises(ValueError, match=f"--tpu=node cannot be reached: {reason}. {_REMEDY}") as raised:
+    with pytest.raises(ValueError, match=re.escape(f"--tpu=node cannot be reached: {reason}. {_REMEDY}")) as raised:
         make_strategy(tpu="node")
     assert "\n" not in str(raised.value)
 

@@ -1,0 +1,95 @@
+"""Pictures hold the pixels they were given; files appear whole or not at all."""
+
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dit_tf.runtime.image_files import replace_file, write_grid, write_npz
+
+
+def grid_of(path):
+    with Image.open(path) as image:
+        return np.array(image)
+
+
+def tiles(grid, height, width, factor, columns, count):
+    """The images inside a grid: 14 pixels of caption above each, a margin of 4 around."""
+    for i in range(count):
+        top = 4 + i // columns * (height * factor + 14 + 4) + 14
+        left = 4 + i % columns * (width * factor + 4)
+        yield grid[top : top + height * factor : factor, left : left + width * factor : factor]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size, factor", [((8, 8), 6), ((20, 30), 3), ((64, 48), 1)])
+def test_a_grid_holds_every_image_unchanged(tmp_path, rng, channels, size, factor):
+    images = rng.integers(0, 256, (5, *size, channels), np.uint8)
+    path = tmp_path / "grid.png"
+    write_grid(str(path), images, captions=range(5), columns=3)
+    grid = grid_of(path)
+    assert grid.shape == (4 + 2 * (size[0] * factor + 18), 4 + 3 * (size[1] * factor + 4), 3)
+    for image, tile in zip(images, tiles(grid, *size, factor, 3, 5), strict=True):
+        np.testing.assert_array_equal(tile, np.broadcast_to(image, tile.shape))
+
+
+def test_small_images_are_enlarged_without_smoothing(tmp_path):
+    board = np.indices((8, 8)).sum(0) % 2 * 255
+    write_grid(str(tmp_path / "grid.png"), np.uint8(board)[None, :, :, None], [""])
+    tile = grid_of(tmp_path / "grid.png")[18:66, 4:52, 0]
+    np.testing.assert_array_equal(tile, np.kron(board, np.ones((6, 6))))
+
+
+def test_each_image_has_its_caption_above_it(tmp_path):
+    def ink(captions):
+        write_grid(str(tmp_path / "grid.png"), np.full((2, 8, 8, 1), 255, np.uint8), captions)
+        grid = grid_of(tmp_path / "grid.png")
+        return [(grid[4:18, left : left + 48] < 255).sum() for left in (4, 56)]
+
+    assert ink(["", ""]) == [0, 0]
+    first, second = ink(["", "7"])
+    assert first == 0 and second > 0
+
+
+def test_without_columns_a_grid_is_nearly_square(tmp_path):
+    for count, (rows, columns) in {1: (1, 1), 4: (2, 2), 5: (2, 3), 10: (3, 4)}.items():
+        write_grid(str(tmp_path / "grid.png"), np.zeros((count, 48, 48, 1), np.uint8), range(count))
+        assert grid_of(tmp_path / "grid.png").shape[:2] == (4 + rows * 66, 4 + columns * 52)
+
+
+def test_images_that_are_no_pictures_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="1 or 3 channels, got 4"):
+        write_grid(str(tmp_path / "grid.png"), np.zeros((1, 8, 8, 4), np.uint8), [0])
+    assert not list(tmp_path.iterdir())
+
+
+def test_npz_is_what_adms_evaluator_reads(tmp_path, rng):
+    images, labels = rng.integers(0, 256, (3, 8, 8, 3), np.uint8), [3, 1, 4]
+    write_npz(str(tmp_path / "samples.npz"), images, labels)
+    with np.load(tmp_path / "samples.npz", allow_pickle=False) as arrays:
+        assert arrays.files == ["arr_0", "arr_1"]
+        np.testing.assert_array_equal(arrays["arr_0"], images)
+        np.testing.assert_array_equal(arrays["arr_1"], labels)
+        assert (arrays["arr_0"].dtype, arrays["arr_1"].dtype) == (np.uint8, np.int64)
+
+
+def test_a_file_is_replaced_whole_and_its_folders_are_made(tmp_path, monkeypatch):
+    path = tmp_path / "new" / "folder" / "file"
+    replace_file(str(path), b"one")
+    replace_file(str(path), b"two")
+    assert path.read_bytes() == b"two" and len(list(path.parent.iterdir())) == 1
+
+    def killed(source, target):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        replace_file(str(path), b"three")
+    assert path.read_bytes() == b"two"
+
+
+def test_a_file_of_the_present_folder_needs_no_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    replace_file("file", b"one")
+    assert (tmp_path / "file").read_bytes() == b"one"

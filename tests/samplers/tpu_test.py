@@ -1,0 +1,85 @@
+"""The sampler that runs, and the loop that computes bits per dimension, as the TPU compiler takes them for one core."""
+
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+_BATCH, _STEPS, _TIMESTEPS = 4, 10, 1000
+_COMPILE = """
+import dataclasses, json, sys
+from dit_tf.runtime import tpu_compiler
+tpu_compiler.prepare_environment()
+import jax
+import tensorflow as tf
+from dit_tf import build
+from dit_tf.config import RunConfig
+from dit_tf.diffusion.likelihood import bits_per_dim
+from dit_tf.models.costs import abstract, call_with, count_macs
+from dit_tf.runtime.seeds import RowSeeds
+from dit_tf.samplers.generate import SamplerOptions
+from dit_tf.samplers.guidance import condition
+
+jax.config.update("jax_enable_x64", True)  # seeds have 64 bits
+batch, steps = map(int, sys.argv[1:])
+config = RunConfig(model="DiT-Mi/2")
+model = abstract(lambda: build.make_model(config))
+params = [tf.TensorSpec(v.shape, v.dtype) for v in model.trainable_variables]
+images = tf.TensorSpec((batch, config.image_size, config.image_size, config.channels), tf.float32)
+row, seed = tf.TensorSpec((batch,), tf.int32), tf.TensorSpec((), tf.int64)
+
+@tf.function(jit_compile=True, autograph=False)
+def bpd(params, images, labels, seed, row):
+    model_fn = condition(lambda x, t, y: call_with(model, params, (x, t, y)), labels)
+    return tuple(bits_per_dim(build.make_process(config), model_fn, images, RowSeeds(seed, row)))
+
+sampler = build.make_sampler(config, model, SamplerOptions("ddim", steps, eta=0.5, cfg_scale=2.0))
+programs = {"guided ddim": (sampler, (params, row, seed, row)), "bits per dim": (bpd, (params, images, row, seed, row))}
+for name, (function, specs) in programs.items():
+    report, text = tpu_compiler.compile_function(function, specs, topology="v3:2x2")
+    weight_bytes = 4 * sum(v.shape.num_elements() for v in params)
+    print(json.dumps([name, dict(dataclasses.asdict(report), text=text, macs=count_macs(model), weights=weight_bytes)]))
+"""
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    """{name: the compiler's report, the program's text and the model's multiply-adds}, from a process of its own."""
+    missing = [name for name in ("jax", "libtpu") if importlib.util.find_spec(name) is None]
+    if missing:
+        pytest.skip(f"the TPU compiler comes for Linux x86-64 only: no {' and no '.join(missing)} here")
+    command = [sys.executable, "-c", _COMPILE, str(_BATCH), str(_STEPS)]
+    process = subprocess.run(command, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr[-3000:]
+    return dict(json.loads(line) for line in process.stdout.splitlines() if line.startswith("["))
+
+
+def loops(text):
+    """The trip count of every while loop that counts up to a constant, None for any other."""
+    conditions = re.findall(r" while\(.*?condition=(%[\w.-]+)", text)
+    bodies = [re.search(rf"^{re.escape(name)} \(.*?^}}", text, re.MULTILINE | re.DOTALL).group() for name in conditions]
+    limits = [re.findall(r"s32\[\]\S* constant\((\d+)\)", body) for body in bodies if "direction=LT" in body]
+    return [int(limit[0]) if len(limit) == 1 else None for limit in limits] + [None] * (len(bodies) - len(limits))
+
+
+@pytest.mark.parametrize(
+    "name, steps, rows, result",
+    [
+        ("guided ddim", _STEPS, 2 * _BATCH, rf"u8\[{_BATCH},8,8,1\]"),
+        ("bits per dim", _TIMESTEPS, _BATCH, rf"\((f32\[{_BATCH}\]\S* ){{2}}f32\[{_BATCH},{_TIMESTEPS}\]"),
+    ],
+)
+def test_the_tpu_program_is_one_static_loop_without_the_host(compiled, name, steps, rows, result):
+    report = compiled[name]
+    assert re.search(rf"->{result}", report["text"].split("\n", 1)[0])
+    assert loops(report["text"]) == [steps]
+    assert not re.search(r"\[[\d,]*<=\d+", report["text"])  # no shape that is known only when it runs
+    assert (report["host_operations"], report["all_reduces"], report["cores"]) == (0, 0, 1)
+    # The compiler counts the loop's body once: one evaluation of the network, and a tenth of it for all the rest.
+    assert 1 < report["flops"] / (2 * rows * report["macs"]) < 1.15
+    # Weights come as arguments; the rest of the memory is for one step, padded to tiles of 8 x 128.
+    assert report["weights"] <= report["argument_bytes"] < 1.5 * report["weights"]
+    assert report["temporary_bytes"] < 2**23
