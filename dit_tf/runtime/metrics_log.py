@@ -1,5 +1,6 @@
 """WORKDIR/metrics.jsonl, always, and TensorBoard where its package is installed."""
 
+import importlib.util
 import json
 import os
 
@@ -16,8 +17,8 @@ class MetricsLog:
     def __init__(self, workdir, start_step):
         self.path = os.path.join(workdir, "metrics.jsonl")
         self._drop_after(start_step)
-        # tf.summary.scalar lives in the tensorboard package, which TensorFlow 2.21 no longer brings.
-        self._writer = tf.summary.create_file_writer(workdir) if hasattr(tf.summary, "scalar") else None
+        # TensorFlow 2.21 no longer brings the tensorboard package, and its tf.summary.scalar fails without it.
+        self._writer = tf.summary.create_file_writer(workdir) if importlib.util.find_spec("tensorboard") else None
 
     def write(self, step, values):
         with open(self.path, "a", encoding="utf-8") as file:

@@ -166,6 +166,14 @@ def test_an_interrupted_save_is_never_seen_and_goes_with_the_next(checkpoints, m
     assert sorted(os.listdir(checkpoints.directory)) == ["00000001", "00000002", "00000004"]
 
 
+def test_what_else_lies_there_is_no_checkpoint_and_stays(checkpoints):
+    for name in ("00000009.old", "notes", "9"):
+        os.mkdir(os.path.join(checkpoints.directory, name))
+    assert checkpoints.steps() == [1, 2]
+    checkpoints.save(3, state_of(_VALUES), "{}")
+    assert {"00000009.old", "notes", "9"} < set(os.listdir(checkpoints.directory))
+
+
 def test_a_part_of_the_state_can_be_restored_when_asked_for(checkpoints):
     part = {"step": tf.Variable(np.int32(0))}
     assert checkpoints.restore(part, partial=True) == 2
