@@ -71,7 +71,7 @@ def define_train(values):
     define.string("block", c.block, f"Block design: {', '.join(BLOCKS)}.")
     define.float("class_dropout_prob", c.class_dropout_prob, "Label dropout; 0: no null class, no guidance.")
     define.bool("learn_sigma", c.learn_sigma, "Predict the covariance as well as the noise.")
-    define.string("precision", c.precision, f"Of the products: {', '.join(PRECISIONS)}.")
+    define.string("precision", c.precision, f"Of products: {', '.join(PRECISIONS)} (a TPU rounds both to bfloat16).")
     define.string("objective", c.objective, f"Training objective: {', '.join(OBJECTIVES)}.")
     define.integer("global_batch_size", c.global_batch_size, "Examples per step over all replicas.")
     define.float("learning_rate", c.learning_rate, "AdamW's, constant.")

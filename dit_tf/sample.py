@@ -1,6 +1,6 @@
 """Draw images from a trained model:
 
-    python -m dit_tf.sample --workdir=runs/digits --labels=3,1,4 --cfg_scale=2 --sampler=ddim --num_steps=50 --output=grid.png
+    python -m dit_tf.sample --workdir=runs/digits --labels=3,1,4 --cfg_scale=1.5 --output=grid.png
     python -m dit_tf.sample --workdir=runs/digits --num_samples=50000 --output=samples.npz
 """
 

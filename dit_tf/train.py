@@ -5,6 +5,7 @@
 The same command again resumes from the newest checkpoint, bit for bit as if it had never stopped.
 """
 
+import dataclasses
 import os
 
 from dit_tf import build, flags
@@ -73,27 +74,12 @@ def main(options):
 
 
 def run_config(options, spec):
-    """Flags and data set -> RunConfig."""
+    """Flags and data set -> RunConfig: what has a flag is taken from it, what is left open from the data set."""
+    flagged = {f.name: getattr(options, f.name) for f in dataclasses.fields(RunConfig) if hasattr(options, f.name)}
     flip = spec.horizontal_flip if options.horizontal_flip is None else options.horizontal_flip
-    return RunConfig(
-        dataset=options.dataset,
-        split=options.split,
-        image_size=options.image_size or spec.image_size or 256,
-        channels=spec.channels,
-        num_classes=spec.num_classes,
-        horizontal_flip=flip,
-        model=options.model,
-        block=options.block,
-        class_dropout_prob=options.class_dropout_prob,
-        learn_sigma=options.learn_sigma,
-        precision=options.precision,
-        objective=options.objective,
-        global_batch_size=options.global_batch_size,
-        learning_rate=options.learning_rate,
-        weight_decay=options.weight_decay,
-        ema_decay=options.ema_decay,
-        seed=options.seed,
-    )
+    size = options.image_size or spec.image_size or 256
+    from_data = dict(image_size=size, channels=spec.channels, num_classes=spec.num_classes, horizontal_flip=flip)
+    return RunConfig(**flagged | from_data)
 
 
 def check_intervals(options):
@@ -119,20 +105,17 @@ def check_same_run(config, checkpoints):
     differences = config.differences(RunConfig.from_json(text))
     if differences:
         raise ValueError(
-            f"--workdir={checkpoints.workdir} holds a run of another configuration ({'; '.join(differences)}): repeat its "
-            "flags to resume it, or choose another --workdir."
+            f"--workdir={checkpoints.workdir} holds a run of another configuration ({'; '.join(differences)}): repeat "
+            "its flags to resume it, or choose another --workdir."
         )
 
 
 def announce(config, trainer, workdir, start):
     trainable, _ = count_parameters(trainer.model)
     replicas = trainer.distribute_strategy.num_replicas_in_sync
-    print(
-        f"{config.model} ({config.block}), {trainable / 1e6:.2f} M parameters, on {config.dataset} at {config.image_size}px"
-    )
-    print(
-        f"{replicas} replica(s) of {config.global_batch_size // replicas} examples, {config.precision}; into {workdir}"
-    )
+    share = config.global_batch_size // replicas
+    print(f"{config.model} ({config.block}), {trainable / 1e6:.2f} M parameters, {config.precision}; into {workdir}")
+    print(f"{config.dataset} at {config.image_size} pixels, {replicas} replica(s) of {share} examples")
     if start:
         print(f"Resuming from step {start}")
 

@@ -89,7 +89,9 @@ def file_violations(root):
         lines = len(file.read_text().splitlines())
         if lines > MAXIMUM_LINES:
             found.append(f"{file.relative_to(root)}: {lines} lines, more than {MAXIMUM_LINES}")
-        unclear = FORBIDDEN_NAMES & {part.removesuffix("_test") for part in file.relative_to(root).with_suffix("").parts}
+        unclear = FORBIDDEN_NAMES & {
+            part.removesuffix("_test") for part in file.relative_to(root).with_suffix("").parts
+        }
         found += [f"{file.relative_to(root)}: the name {name} says nothing" for name in sorted(unclear)]
     return found
 

@@ -33,7 +33,15 @@ def assert_equal_state(workdir, other):
 @pytest.fixture(scope="module")
 def command(tiny_flags):
     def of(workdir, *more):
-        return [sys.executable, "-m", "dit_tf.train", *tiny_flags, f"--workdir={workdir}", f"--train_steps={STEPS}", *more]
+        return [
+            sys.executable,
+            "-m",
+            "dit_tf.train",
+            *tiny_flags,
+            f"--workdir={workdir}",
+            f"--train_steps={STEPS}",
+            *more,
+        ]
 
     return of
 
@@ -88,7 +96,11 @@ def test_bad_input_ends_in_one_sentence_without_a_traceback(command, tmp_path):
     assert process.returncode == 1
     assert "Traceback" not in process.stderr
     message = process.stderr.strip().splitlines()[-1]
-    assert message.startswith("dit_tf.train: --model must be one of") and "'DiT-XXL/2'" in message and "DiT-XL/2" in message
+    assert (
+        message.startswith("dit_tf.train: --model must be one of")
+        and "'DiT-XXL/2'" in message
+        and "DiT-XL/2" in message
+    )
 
 
 @pytest.mark.parametrize(
@@ -125,5 +137,7 @@ def test_a_batch_that_two_replicas_cannot_share_is_refused(command, tmp_path):
 
 def test_a_work_directory_of_another_run_is_refused(parse, tiny_flags, trained):
     options = parse(flags.define_train, *tiny_flags, f"--workdir={trained}", "--seed=4", "--ema_decay=0.5")
-    with pytest.raises(ValueError, match="--workdir=.*another configuration.*--ema_decay=0.5 here, 0.9 there.*--seed=4 here"):
+    with pytest.raises(
+        ValueError, match="--workdir=.*another configuration.*--ema_decay=0.5 here, 0.9 there.*--seed=4 here"
+    ):
         train.main(options)

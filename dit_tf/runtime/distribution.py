@@ -37,7 +37,8 @@ def check_batch(flag, batch_size, strategy):
     """ValueError unless every replica gets the same whole number of examples, at least one."""
     replicas = strategy.num_replicas_in_sync
     if batch_size < 1 or batch_size % replicas:
-        raise ValueError(f"{flag} must be a positive multiple of the number of replicas ({replicas}), got {batch_size}.")
+        rule = f"a positive multiple of the number of replicas ({replicas})"
+        raise ValueError(f"{flag} must be {rule}, got {batch_size}.")
 
 
 def is_tpu(strategy):

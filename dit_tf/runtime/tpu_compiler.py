@@ -70,7 +70,8 @@ def compile_train_step(train_step, *, topology, global_batch_size, image_shape, 
     from jax.experimental import jax2tf
 
     mesh = mesh_of(topology)
-    replicated, split = (jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axis)) for axis in ((), ("replica",)))
+    replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("replica"))
 
     def losses_of(params, images, labels, row, step):
         return train_step.loss_and_gradients(params, (images, labels, row), tf.constant(0, tf.int64), step)
@@ -90,7 +91,8 @@ def compile_train_step(train_step, *, topology, global_batch_size, image_shape, 
         out_specs=replicated.spec,
         check_vma=False,
     )
-    weights = [jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=replicated) for v in train_step.model.trainable_variables]
+    variables = train_step.model.trainable_variables
+    weights = [jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=replicated) for v in variables]
     state = train_step.state_type(*(weights,) * 4)
     batch = (
         jax.ShapeDtypeStruct((global_batch_size, *image_shape), image_dtype, sharding=split),

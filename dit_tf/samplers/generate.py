@@ -1,6 +1,7 @@
 """From (labels, seed, image index) to uint8 images: noise, sampler, guidance and codec in one compiled function."""
 
 import dataclasses
+import functools
 
 import numpy as np
 import tensorflow as tf
@@ -37,8 +38,8 @@ class SamplerOptions:
             raise ValueError(f"--num_steps must be from 1 to {process.num_timesteps}, got {self.num_steps}.")
         if self.cfg_scale != 1.0 and null_label is None:
             raise ValueError(
-                f"--cfg_scale={self.cfg_scale} needs a model trained with label dropout; this one has no null class, so "
-                "only --cfg_scale=1 is possible."
+                f"--cfg_scale={self.cfg_scale} needs a model trained with label dropout; this one has no null class, "
+                "so only --cfg_scale=1 is possible."
             )
         if self.guided_channels is not None and not 1 <= self.guided_channels <= codec.channels:
             raise ValueError(f"--guided_channels must be from 1 to {codec.channels}, got {self.guided_channels}.")
@@ -56,7 +57,7 @@ def image_sampler(call, process, codec, null_label, options, jit=True):
 
     def sample(params, labels, seed, row):
         seeds = RowSeeds(seed, row)
-        model = lambda x, t, y: call(params, x, t, y)  # noqa: E731
+        model = functools.partial(call, params)
         if options.cfg_scale == 1.0:
             model_fn = guidance.condition(model, labels)
         else:
@@ -72,7 +73,7 @@ def image_sampler(call, process, codec, null_label, options, jit=True):
 
 
 def on_replicas(sample, strategy):
-    """The same function of whole batches, its rows shared out in order over the replicas of a tf.distribute strategy."""
+    """The same function of whole batches, its rows shared out in order over the replicas of a strategy."""
 
     def distributed(params, labels, seed, row):
         def share(rows):

@@ -55,7 +55,7 @@ class DiTTrainer(keras.Model):
         return [tf.convert_to_tensor(v.value) for v in self.variables_of.ema]
 
     def train_step(self, batch):
-        """One step in the replica context; batch is this replica's share. Returns the global means of the loss terms."""
+        """One step in the replica context on this replica's share of the batch -> the global means of the losses."""
         replica = tf.distribute.get_replica_context()
         step = tf.convert_to_tensor(self.step.value)
         state = State(*([tf.convert_to_tensor(v.value) for v in variables] for variables in self.variables_of))

@@ -48,7 +48,7 @@ def steps(model, recorded):
     for k in range(2):
         draws = {name: recorded[f"step{k}/{name}"] for name in ("x", "y", "t", "noise", "drop_rand")}
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(train_step, "RowSeeds", lambda *_: Recorded(draws))
+            patch.setattr(train_step, "RowSeeds", lambda *_, draws=draws: Recorded(draws))
             batch = (_nhwc(draws["x"]), tf.constant(draws["y"], tf.int32), tf.range(16))
             compute = tf.function(functions.loss_and_gradients, jit_compile=True, autograph=False)
             losses, gradients = compute(state.params, batch, tf.constant(0, tf.int64), tf.constant(k))
@@ -102,7 +102,9 @@ def test_every_gradient_is_that_of_the_reference(steps, recorded, model):
     assert actual.keys() == expected.keys()
     for path, gradient in actual.items():
         # float32 sums over 256 tokens in another order.
-        np.testing.assert_allclose(gradient, expected[path], atol=2e-5 * np.abs(expected[path]).max() + 1e-8, err_msg=path)
+        np.testing.assert_allclose(
+            gradient, expected[path], atol=2e-5 * np.abs(expected[path]).max() + 1e-8, err_msg=path
+        )
 
 
 @pytest.mark.parametrize("k", [0, 1])

@@ -60,7 +60,10 @@ def test_resumed_in_the_middle_of_an_execution_equals_unbroken(
 
 def test_two_replicas_take_the_step_of_one(make_trainer, batches, arrays, one_device):
     """After one step m = 0.1 gradient, so every gradient is compared; the sums over the batch differ in their order."""
-    one, two = make_trainer(one_device, stop_step=1), make_trainer(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]), 1)
+    one, two = (
+        make_trainer(one_device, stop_step=1),
+        make_trainer(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]), 1),
+    )
     one.fit(batches())
     two.fit(batches())
     expected, actual = arrays(one), arrays(two)
