@@ -115,7 +115,7 @@ def test_the_gradient_norm_is_that_of_the_reference(steps, recorded, k):
 
 @pytest.mark.parametrize("field, part, rate", [("params", "model", 1e-4), ("ema", "ema", 1e-8)])
 def test_weights_after_both_steps_are_those_of_the_reference(steps, model, field, part, rate):
-    """Adam's first steps are signs: entries whose gradient is rounding alone (K's bias) go either way, by `rate` each."""
+    """Adam's first steps are signs: where a gradient is rounding alone (K's bias) they go either way, by `rate`."""
     with np.load(_GOLDENS / "tiny_train_ckpt.npz") as arrays:
         theirs = {name.split("/")[1]: arrays[name] for name in arrays.files if name.startswith(f"{part}/")}
     theirs.pop("pos_embed")
