@@ -17,12 +17,15 @@ from dit_tf.flags import run
 from dit_tf.models.costs import call_with, count_macs
 from dit_tf.samplers.generate import SamplerOptions
 
-CASES = [Case("DiT-B/4", 32, 4, batch_size=16, calls=1), Case("DiT-Ti/2", 8, 1, batch_size=128, calls=20, num_classes=10)]
+CASES = [
+    Case("DiT-B/4", 32, 4, batch_size=16, calls=1),
+    Case("DiT-Ti/2", 8, 1, batch_size=128, calls=20, num_classes=10),
+]
 CFG_SCALE = 4.0
 
 
 def define_flags(values):
-    side_by_side.define_flags(values)
+    side_by_side.define_flags(values, repeats=3)
     flags.DEFINE_integer("num_steps", 10, "Steps of the DDIM sampler.", flag_values=values)
 
 
@@ -83,9 +86,10 @@ def torch_programs(torch, case, num_steps, flops, with_compiled):
             x_t = torch.randn(x[:images].shape)
             ddim(torch, lambda x, t: network(x, t, labels, return_dict=False)[0], chain, x_t)
 
+        drawn, flops_drawn = f"{images} images", num_steps * flops
         return [
             Program(f"{name}: forward", forwards, "torch eager: forward", case.calls, flops),
-            Program(f"{name}: {images} images", samples, f"torch eager: {images} images", 1, num_steps * flops),
+            Program(f"{name}: {drawn}", samples, f"torch eager: {drawn}", 1, flops_drawn, warm=True),
         ]
 
     return programs("torch eager", model) + (programs("torch.compile", torch.compile(model)) if with_compiled else [])

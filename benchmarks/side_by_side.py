@@ -1,8 +1,10 @@
 """What both benchmarks need: two libraries in one process, timed in turns, beside what the machine can do at all.
 
-Clock and load of a machine drift, so the programs take turns (A B C A B C ...), the median turn counts, and a ratio of two
-programs is the median of the ratios within a turn. The limit is the fastest matrix product of either library, measured in
-the same run.
+Clock and load of a machine drift, so the programs take turns (A B C A B C ...), the median turn counts, and a ratio of
+two programs is the median of the ratios within a turn. The limit is the fastest matrix product of either library so far.
+
+Run it on an idle machine. Where other programs want the same cores, torch's OpenMP loses far more than TensorFlow's
+threads do; the ratio of the fastest turns stands beside that of the medians, and where they differ it was not idle.
 """
 
 import dataclasses
@@ -21,18 +23,17 @@ from dit_tf import build
 from dit_tf.config import RunConfig
 
 _PRODUCTS = ((2048, 2048, 2048), (4096, 768, 3072))  # M, K, N; the second is an MLP of DiT-B
-_PEAK_TRIALS = 8
 _PAUSE = 0.05  # seconds before each measurement, in which the other library's threads stop spinning
 
 
-def define_flags(values):
+def define_flags(values, repeats=5):
     """Which model, how often, and where to. The defaults are the table of the documentation."""
     flags.DEFINE_string("model", None, "One model instead of the default ones, e.g. DiT-S/2.", flag_values=values)
     flags.DEFINE_integer("image_size", 32, "With --model: side of its input.", flag_values=values)
     flags.DEFINE_integer("channels", 4, "With --model: channels of its input.", flag_values=values)
     flags.DEFINE_integer("batch_size", 8, "With --model: rows that the model sees at once.", flag_values=values)
     flags.DEFINE_integer("calls", 1, "With --model: calls or steps in one measurement.", flag_values=values)
-    flags.DEFINE_integer("repeats", 5, "Turns of every program; the median counts.", flag_values=values)
+    flags.DEFINE_integer("repeats", repeats, "Turns of every program; the median counts.", flag_values=values)
     flags.DEFINE_bool("torch_compile", True, "Measure torch.compile too (a minute of compilation).", flag_values=values)
     flags.DEFINE_string("json", None, "A file to write the table to.", flag_values=values)
 
@@ -70,6 +71,7 @@ class Program:
     beside: str  # the program that its speed is given relative to
     calls: int = 1
     flops: float | None = None
+    warm: bool = False  # whether a program before it has compiled and loaded all that it needs
 
 
 def cases_of(options, defaults):
@@ -88,7 +90,7 @@ def import_torch():
     """The torch module on all cores; one sentence and exit code 1 where the other side is not installed."""
     missing = [name for name in ("torch", "diffusers") if importlib.util.find_spec(name) is None]
     if missing:
-        sys.exit(f"The benchmarks need {' and '.join(missing)}: install the extra `benchmark` (pip install .[cpu,benchmark]).")
+        sys.exit(f"Missing: {' and '.join(missing)}; install the extra `benchmark` (pip install '.[cpu,benchmark]').")
     import torch
 
     torch.set_num_threads(os.cpu_count())
@@ -100,12 +102,12 @@ def diffusers_dit(config):
     """diffusers' DiT of the same size. Unlike ours it has a time and label embedding in every block (few products)."""
     from diffusers import DiTTransformer2DModel
 
-    size, model = build.size_of(config.model), build.make_process(config)
+    size, process = build.size_of(config.model), build.make_process(config)
     return DiTTransformer2DModel(
         num_attention_heads=size["num_heads"],
         attention_head_dim=size["width"] // size["num_heads"],
         in_channels=config.channels,
-        out_channels=config.channels * (2 if model.variance == "learned_range" else 1),
+        out_channels=config.channels * (2 if process.variance == "learned_range" else 1),
         num_layers=size["depth"],
         sample_size=config.image_size,
         patch_size=size["patch_size"],
@@ -114,37 +116,47 @@ def diffusers_dit(config):
     )
 
 
-def peak_flops(torch):
-    """FLOPs per second of the fastest float32 product of either library, in turns like everything else."""
-    fastest = {}
-    for m, k, n in _PRODUCTS:
-        a, b = tf.random.normal((m, k)), tf.random.normal((k, n))
-        c, d = torch.randn(m, k), torch.randn(k, n)
-        products = {"TensorFlow": lambda a=a, b=b: tf.matmul(a, b)[0, 0].numpy(), "torch": lambda c=c, d=d: torch.mm(c, d)}
-        for _ in range(1 + _PEAK_TRIALS):  # slow first calls lose against the best of the others
-            for library, product in products.items():
-                key = f"{library} {m}x{k}x{n}"
-                fastest[key] = max(fastest.get(key, 0.0), 2.0 * m * k * n / _seconds(product))
-    for key, flops in fastest.items():
-        print(f"  product {key}: {flops / 1e9:.0f} GFLOP/s", flush=True)
-    return max(fastest.values())
+class Products:
+    """The machine's matrix products in float32: GFLOP/s of the fastest so far, for either library and two shapes."""
+
+    def __init__(self, torch):
+        self.fastest, self._products = {}, []
+        for m, k, n in _PRODUCTS:
+            a, b, c, d = tf.random.normal((m, k)), tf.random.normal((k, n)), torch.randn(m, k), torch.randn(k, n)
+            flops = 2.0 * m * k * n
+            self._products.append((f"TensorFlow {m}x{k}x{n}", lambda a=a, b=b: tf.matmul(a, b)[0, 0].numpy(), flops))
+            self._products.append((f"torch {m}x{k}x{n}", lambda c=c, d=d: torch.mm(c, d), flops))
+        self.measure()
+
+    def measure(self):
+        for name, run, flops in self._products:
+            time.sleep(_PAUSE)
+            run()  # the first after a pause is slow
+            speed = max(flops / _seconds(run) / 1e9 for _ in range(3))
+            self.fastest[name] = max(self.fastest.get(name, 0.0), speed)
+
+    @property
+    def peak(self):
+        return max(self.fastest.values())
 
 
-def take_turns(programs, repeats):
+def take_turns(programs, repeats, products):
     """{name: [seconds of one call, a turn each]}; the first call of each program compiles and is not counted."""
     for program in programs:
-        print(f"  {program.name}: first call {_seconds(program.run):.1f} s", flush=True)
+        if not program.warm:
+            print(f"  {program.name}: first call {_seconds(program.run):.1f} s", flush=True)
     seconds = {program.name: [] for program in programs}
     for turn in range(repeats):
         for program in programs:
             time.sleep(_PAUSE)
             seconds[program.name].append(_seconds(program.run) / program.calls)
             print(f"  turn {turn + 1}/{repeats}, {program.name}: {seconds[program.name][-1]:.4g} s", flush=True)
+        products.measure()
     return seconds
 
 
 def rows_of(programs, seconds, peak):
-    """The table as a list of records; speed is how many times as fast as the program it stands beside."""
+    """The table as a list of records; speed: how many times as fast as the program beside it; peak in GFLOP/s."""
     rows = []
     for program in programs:
         own, other = seconds[program.name], seconds[program.beside]
@@ -156,36 +168,44 @@ def rows_of(programs, seconds, peak):
                 turns=own,
                 beside=program.beside,
                 speed=statistics.median(b / a for a, b in zip(own, other)),
+                fastest=min(own),
+                speed_of_fastest=min(other) / min(own),
                 gflops=program.flops / median / 1e9 if program.flops else None,
-                of_peak=program.flops / median / peak if program.flops else None,
+                of_peak=program.flops / median / 1e9 / peak if program.flops else None,
             )
         )
     return rows
 
 
-def print_table(title, rows, peak):
-    print(f"\n{title}; fastest product of this run {peak / 1e9:.0f} GFLOP/s")
-    print(f"{'program':40} {'seconds':>9} {'speed':>6} {'beside':24} {'GFLOP/s':>8} {'of peak':>8}")
+def print_table(title, rows, products):
+    speeds = ", ".join(f"{name} {speed:.0f}" for name, speed in products.fastest.items())
+    print(f"\n{title}\nproducts in GFLOP/s: {speeds}")
+    header = f"{'program':28} {'median s':>9} {'speed':>6} {'fastest s':>10} {'speed':>6}  {'beside':28}"
+    print(f"{header} {'GFLOP/s':>8} {'of peak':>8}")
     for row in rows:
-        products = f"{row['gflops']:8.1f} {row['of_peak']:8.0%}" if row["gflops"] else f"{'-':>8} {'-':>8}"
-        print(f"{row['program']:40} {row['seconds']:9.4f} {row['speed']:6.2f} {row['beside']:24} {products}")
+        flops = f"{row['gflops']:8.1f} {row['of_peak']:8.0%}" if row["gflops"] else f"{'-':>8} {'-':>8}"
+        print(
+            f"{row['program']:28} {row['seconds']:9.4f} {row['speed']:6.2f} {row['fastest']:10.4f} "
+            f"{row['speed_of_fastest']:6.2f}  {row['beside']:28} {flops}"
+        )
     print(flush=True)
 
 
 def run_cases(options, torch, cases, programs_of):
-    """Measure programs_of(case) for every case, print the tables, and write them where --json asks for it."""
-    tables = []
+    """Measure programs_of(case) for every case; print each table, and write it to --json, as soon as it is known."""
+    versions = dict(tensorflow=tf.__version__, torch=torch.__version__)
+    products, tables = Products(torch), []
+    print(f"{os.cpu_count()} cores; load of other programs at the start: {os.getloadavg()[0]:.1f}", flush=True)
     for case in cases:
         print(case, flush=True)
-        peak = peak_flops(torch)
         programs = programs_of(case)
-        rows = rows_of(programs, take_turns(programs, options.repeats), peak)
-        print_table(str(case), rows, peak)
-        tables.append(dict(case=str(case), peak_gflops=peak / 1e9, rows=rows))
-    if options.json:
-        versions = dict(tensorflow=tf.__version__, torch=torch.__version__)
-        with open(options.json, "w") as file:
-            json.dump(dict(versions=versions, cores=os.cpu_count(), tables=tables), file, indent=1)
+        rows = rows_of(programs, take_turns(programs, options.repeats, products), products.peak)
+        print_table(str(case), rows, products)
+        tables.append(dict(case=str(case), rows=rows))
+        if options.json:
+            record = dict(versions=versions, cores=os.cpu_count(), products=products.fastest, tables=tables)
+            with open(options.json, "w") as file:
+                json.dump(record, file, indent=1)
 
 
 def _seconds(run):

@@ -2,8 +2,8 @@
 
     python benchmarks/train_step.py --json=train_step.json
 
-Both sides do the whole step: uint8 images, noise, forward, MSE and variational-bound loss, backward, AdamW, EMA. Ours is
-the function that DiTTrainer.fit calls. AdamW is torch's fused one, the fastest that it has on a CPU.
+Both sides do the whole step: uint8 images, noise, forward, MSE and variational-bound loss, backward, AdamW, EMA. Ours
+is the function that DiTTrainer.fit calls. AdamW is torch's fused one, the fastest that it has on a CPU.
 """
 
 import math
@@ -17,7 +17,10 @@ from dit_tf import build
 from dit_tf.flags import run
 from dit_tf.models.costs import training_flops
 
-CASES = [Case("DiT-B/4", 32, 4, batch_size=8, calls=1), Case("DiT-Ti/2", 8, 1, batch_size=128, calls=20, num_classes=10)]
+CASES = [
+    Case("DiT-B/4", 32, 4, batch_size=8, calls=1),
+    Case("DiT-Ti/2", 8, 1, batch_size=128, calls=20, num_classes=10),
+]
 
 
 def main(options):
@@ -41,25 +44,34 @@ def tensorflow_programs(case, images, labels):
     trainer.completed_steps = 0  # as fit begins
     train_function, batches = trainer.make_train_function(), iter(tf.data.Dataset.from_tensors(batch).repeat())
     flops = training_flops(trainer.model, case.batch_size)
-    gradients = tf.function(trainer.functions.loss_and_gradients, jit_compile=True, autograph=False)
-    update = tf.function(trainer.functions.update, jit_compile=True, autograph=False)
-    seed, step, last = tf.constant(0, tf.int64), tf.constant(0), []
+    halves, seed, step = trainer.functions, tf.constant(0, tf.int64), tf.constant(0)
+    compiled_gradients = tf.function(halves.loss_and_gradients, jit_compile=True, autograph=False)
+    compiled_update = tf.function(halves.update, jit_compile=True, autograph=False)
+    zeros = [tf.zeros(v.shape) for v in trainer.variables_of.params]
 
-    def state():
-        return trainer.functions.state_type(*([tf.convert_to_tensor(v.value) for v in vs] for vs in trainer.variables_of))
+    def loop(body, start):
+        """`calls` times body, in the graph as in training: from Python the call alone takes milliseconds."""
+
+        @tf.function(autograph=False)
+        def many(x):
+            return tf.while_loop(lambda i, _: i < case.calls, body, (0, x), parallel_iterations=1)[1]
+
+        return lambda: many(start())
+
+    def weights(variables):
+        return [tf.convert_to_tensor(v.value) for v in variables]
 
     def whole():
         float(train_function(batches)["loss"])
 
-    def loss_and_gradients():
-        params = state().params
-        for _ in range(case.calls):
-            last[:] = gradients(params, batch, seed, step)[1]
-
-    def apply():
-        now = state()
-        for _ in range(case.calls):
-            update(now, last, step + 1)
+    loss_and_gradients = loop(
+        lambda i, _: (i + 1, compiled_gradients(weights(trainer.variables_of.params), batch, seed, step + i)[1]),
+        lambda: zeros,
+    )
+    apply = loop(
+        lambda i, state: (i + 1, compiled_update(state, zeros, step + i + 1)),
+        lambda: halves.state_type(*map(weights, trainer.variables_of)),
+    )
 
     def program(name, function, beside, flops=None):
         return Program(name, function, beside, case.calls, flops)
@@ -115,9 +127,10 @@ def torch_programs(torch, case, images, labels, flops, with_compiled):
 
 def diffusion_loss(torch, schedule):
     """loss(network, images): `GaussianDiffusion.training_losses` in torch, for images (N, C, H, W) uint8."""
-    names = "sqrt_alphas_cumprod", "sqrt_one_minus_alphas_cumprod", "sqrt_recip_alphas_cumprod", "log_betas"
-    names += "sqrt_recipm1_alphas_cumprod", "posterior_mean_coef1", "posterior_mean_coef2", "posterior_log_variance_clipped"
-    tables = {name: torch.tensor(getattr(schedule, name), dtype=torch.float32) for name in names}
+    s = schedule
+    tables = [s.sqrt_alphas_cumprod, s.sqrt_one_minus_alphas_cumprod, s.sqrt_recip_alphas_cumprod, s.log_betas]
+    tables += [s.sqrt_recipm1_alphas_cumprod, s.posterior_mean_coef1, s.posterior_mean_coef2]
+    tables = [torch.tensor(table, dtype=torch.float32) for table in (*tables, s.posterior_log_variance_clipped)]
 
     def loss(network, images):
         x = images.float() / 127.5 - 1.0
@@ -125,7 +138,8 @@ def diffusion_loss(torch, schedule):
         return loss_at(network, x, t, torch.randn_like(x)).mean()
 
     def loss_at(network, x, t, noise):
-        sqrt_abar, sqrt_rest, recip, log_beta, recipm1, coef1, coef2, low = (tables[n][t][:, None, None, None] for n in names)
+        at_t = (table[t][:, None, None, None] for table in tables)
+        sqrt_abar, sqrt_rest, recip, log_beta, recipm1, coef1, coef2, low = at_t
         x_t = sqrt_abar * x + sqrt_rest * noise
         eps, v = network(x_t, t).chunk(2, dim=1)
         mse = (noise - eps).square().mean((1, 2, 3))
