@@ -1,7 +1,7 @@
 """What both benchmarks need: two libraries in one process, timed in turns, beside what the machine can do at all.
 
 Clock and load of a machine drift, so the programs take turns (A B C A B C ...), the median turn counts, and a ratio of
-two programs is the median of the ratios within a turn. The limit is the fastest matrix product of either library so far.
+two programs is the median of the ratios within a turn. The limit is the fastest product of either library so far.
 
 Run it on an idle machine. Where other programs want the same cores, torch's OpenMP loses far more than TensorFlow's
 threads do; the ratio of the fastest turns stands beside that of the medians, and where they differ it was not idle.

@@ -173,7 +173,8 @@ def assert_a_good_tpu_program(report, memory):
     # Not aliased: the batch and the step, which are not results, and losses, which are not arguments; padding included.
     assert report["aliased_bytes"] >= report["state_bytes"]
     assert report["output_bytes"] - report["aliased_bytes"] < 2**16
-    assert report["all_reduces"] == 1
+    # The compiler combines the gradients of some 60 weights into one call per 100 MB or so.
+    assert 1 <= report["all_reduces"] <= 1 + report["state_bytes"] / 4 // 2**26
     assert report["host_operations"] == 0
 
 
