@@ -11,7 +11,7 @@ import os
 from dit_tf import build, flags
 from dit_tf.config import RunConfig
 from dit_tf.data.pipeline import dataset_spec, open_dataset, training_batches
-from dit_tf.models.costs import count_macs, count_parameters
+from dit_tf.models.costs import count_parameters, training_flops
 from dit_tf.runtime.checkpoint import Checkpoints
 from dit_tf.runtime.distribution import check_batch, make_strategy
 from dit_tf.runtime.image_files import replace_file, write_grid
@@ -54,8 +54,7 @@ def main(options):
     def save(step):
         checkpoints.save(step, trainer.checkpoint_state(), config.to_json())
 
-    macs = count_macs(trainer.model)
-    throughput = callbacks.Throughput(config.global_batch_size, 3 * 2 * macs, measure_peak_flops())
+    throughput = callbacks.Throughput(config.global_batch_size, training_flops(trainer.model, 1), measure_peak_flops())
     progress = [
         throughput,
         callbacks.ProgressBar(throughput),
@@ -84,11 +83,9 @@ def run_config(options, spec):
 
 def check_intervals(options):
     """ValueError unless every periodic event falls on the end of an execution."""
-    if options.steps_per_execution < 1 or options.train_steps < 1:
-        raise ValueError(
-            f"--steps_per_execution and --train_steps must be at least 1, got {options.steps_per_execution} and "
-            f"{options.train_steps}."
-        )
+    for name in ("steps_per_execution", "train_steps", "checkpoint_every", "log_every"):
+        if getattr(options, name) < 1:
+            raise ValueError(f"--{name} must be at least 1, got {getattr(options, name)}.")
     for name in ("checkpoint_every", "log_every", "sample_every"):
         if getattr(options, name) % options.steps_per_execution:
             raise ValueError(
@@ -125,7 +122,7 @@ def picture(config, trainer, workdir):
     per_class = max(1, min(SAMPLES_PER_CLASS, MAX_SAMPLES // config.num_classes))
     labels = [label for _ in range(per_class) for label in range(config.num_classes)][:MAX_SAMPLES]
     guided = trainer.model.null_label is not None
-    sampler = SamplerOptions(sampler="ddim", num_steps=50, cfg_scale=2.0 if guided else 1.0)
+    sampler = SamplerOptions(sampler="ddim", num_steps=50, cfg_scale=1.5 if guided else 1.0)
     sample = build.make_sampler(config, trainer.model, sampler)
 
     def draw(step):

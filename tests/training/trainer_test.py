@@ -168,13 +168,12 @@ def compile_for_tpu(topology, per_core, **overrides):
     return json.loads(process.stdout.splitlines()[-1])
 
 
-def assert_a_good_tpu_program(report, memory):
+def assert_a_good_tpu_program(report, memory, all_reduces=1):
     assert report["total_bytes"] < memory
     # Not aliased: the batch and the step, which are not results, and losses, which are not arguments; padding included.
     assert report["aliased_bytes"] >= report["state_bytes"]
     assert report["output_bytes"] - report["aliased_bytes"] < 2**16
-    # The compiler combines the gradients of some 60 weights into one call per 100 MB or so.
-    assert 1 <= report["all_reduces"] <= 1 + report["state_bytes"] / 4 // 2**26
+    assert report["all_reduces"] == all_reduces
     assert report["host_operations"] == 0
 
 
@@ -189,5 +188,6 @@ def test_the_tpu_compiler_takes_the_train_step():
 def test_the_tpu_compiler_takes_s2_at_256_pixels(topology, memory):
     latents = dict(image_size=32, channels=4, num_classes=1000, precision="bfloat16")
     report = compile_for_tpu(topology, per_core=8, model="DiT-S/2", **latents)
-    assert_a_good_tpu_program(report, memory)
+    # 131 MB of gradients are more than the compiler combines into one call.
+    assert_a_good_tpu_program(report, memory, all_reduces=2)
     assert report["flops"] <= 1.06 * report["analytic_flops"]
