@@ -1,5 +1,6 @@
 """RunConfig -> the objects of a run. The one file that knows all rooms."""
 
+import hashlib
 import os
 import zipfile
 
@@ -7,16 +8,22 @@ import keras
 import tensorflow as tf
 
 from dit_tf.config import RunConfig
+from dit_tf.diffusion import likelihood as variational
 from dit_tf.diffusion.gaussian_diffusion import GaussianDiffusion
 from dit_tf.diffusion.schedules import linear_betas
 from dit_tf.models.codec import PixelCodec
 from dit_tf.models.costs import call_with
 from dit_tf.models.dit import DiT, size_of
 from dit_tf.runtime.checkpoint import Checkpoints
-from dit_tf.samplers.generate import image_sampler
+from dit_tf.runtime.seeds import RowSeeds
+from dit_tf.samplers import likelihood as flow
+from dit_tf.samplers.generate import ImageSampler
+from dit_tf.samplers.guidance import condition
 from dit_tf.training.optimizer import AdamW
 from dit_tf.training.train_step import TrainStep
 from dit_tf.training.trainer import DiTTrainer
+from dit_tf.transport.paths import PATHS
+from dit_tf.transport.transport import Transport
 
 
 def make_codec(config):
@@ -45,6 +52,10 @@ def make_model(config):
 
 
 def make_process(config):
+    if config.objective == "flow":
+        if config.path not in PATHS:
+            raise ValueError(f"--path must be one of {', '.join(PATHS)}, got {config.path!r}.")
+        return Transport(PATHS[config.path], config.prediction, config.loss_weight, config.time_distribution)
     return GaussianDiffusion(
         betas=linear_betas(config.num_timesteps), variance="learned_range" if config.learn_sigma else "fixed_large"
     )
@@ -68,16 +79,49 @@ def make_trainer(config, *, stop_step, steps_per_execution=1, jit=True):
 
 
 def make_sampler(config, model, options, jit=True):
-    """(params, labels, seed, row) -> uint8 images, see `image_sampler`."""
+    """(params, labels, seed, row) -> `Drawn`, see `ImageSampler`."""
+    return ImageSampler(
+        call_of(model), make_process(config), make_codec(config), model.null_label, options, jit=jit
+    )
 
-    def call(params, x, t, y):
-        return call_with(model, params, (x, t, y))
 
-    return image_sampler(call, make_process(config), make_codec(config), model.null_label, options, jit=jit)
+def call_of(model):
+    """call(params, x, t, y): the network as a function of its weights."""
+    return lambda params, x, t, y: call_with(model, params, (x, t, y))
+
+
+def make_likelihood(config, model, jit=True, *, num_steps=None, solver="dopri5", atol=1e-5, rtol=1e-5):
+    """(params, images (N, H, W, C) uint8, labels (N,), seed, row (N,)) -> (bits per dimension, function evaluations,
+    whether the end was reached), each (N,), of images given their labels.
+
+    A DDPM model gives its variational bound over num_steps of its timesteps (None: all), a flow model the density that
+    its probability flow carries, by the solver.
+    """
+    process, codec, call = make_process(config), make_codec(config), call_of(model)
+    chain = process.respaced(str(num_steps or "")) if config.objective == "ddpm" else None
+
+    def bits(params, images, labels, seed, row):
+        x, seeds = codec.encode(images), RowSeeds(seed, row)
+        model_fn = condition(lambda x, t, y: call(params, x, t, y), labels)
+        if chain is None:
+            options = dict(solver=solver, num_steps=num_steps, atol=atol, rtol=rtol)
+            return flow.bits_per_dim(process, model_fn, x, seeds, codec.bin_width, **options)
+        total = variational.bits_per_dim(chain, model_fn, x, seeds, clip_denoised=codec.bounded).total_bpd
+        return total, tf.fill(tf.shape(row), chain.num_timesteps), tf.fill(tf.shape(row), True)
+
+    return tf.function(bits, jit_compile=jit, autograph=False)
 
 
 def weights_of(model):
     return [tf.convert_to_tensor(v.value) for v in model.trainable_variables]
+
+
+def weights_digest(params):
+    """The SHA-256 of weights, in hexadecimal: which model a number belongs to."""
+    digest = hashlib.sha256()
+    for value in params:
+        digest.update(value.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def load_config(path):

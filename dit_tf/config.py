@@ -3,8 +3,9 @@
 import dataclasses
 import json
 
-OBJECTIVES = ("ddpm",)
+OBJECTIVES = ("ddpm", "flow")
 PRECISIONS = ("float32", "bfloat16")
+_FLOW_FIELDS = ("path", "prediction", "loss_weight", "time_distribution")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,11 +20,15 @@ class RunConfig:
     model: str = "DiT-Ti/2"
     block: str = "adaln_zero"
     class_dropout_prob: float = 0.1
-    learn_sigma: bool = True
+    learn_sigma: bool = True  # with --objective=flow the doubled channels are unused, as in the released SiTs
     precision: str = "float32"  # of the products; weights, norms, softmax, loss and EMA are float32 in any case
 
     objective: str = "ddpm"
     num_timesteps: int = 1000
+    path: str = "linear"  # of --objective=flow, like the three below
+    prediction: str = "velocity"
+    loss_weight: str = "none"
+    time_distribution: str = "uniform"
 
     global_batch_size: int = 256
     learning_rate: float = 1e-4
@@ -36,6 +41,13 @@ class RunConfig:
         _one_of("precision", self.precision, PRECISIONS)
         _inside("class_dropout_prob", self.class_dropout_prob, 0.0, 1.0)
         _inside("ema_decay", self.ema_decay, 0.0, 1.0)
+        if self.objective != "flow":
+            for name in _FLOW_FIELDS:
+                if getattr(self, name) != getattr(RunConfig, name):
+                    raise ValueError(
+                        f"--{name} goes with --objective=flow, got --{name}={getattr(self, name)} with "
+                        f"--objective={self.objective}."
+                    )
         if self.learning_rate <= 0:
             raise ValueError(f"--learning_rate must be positive, got {self.learning_rate}.")
         if self.image_size < 1:

@@ -14,7 +14,11 @@ from absl import app, flags, logging
 from dit_tf.config import OBJECTIVES, PRECISIONS, RunConfig
 from dit_tf.models.dit import BLOCKS
 from dit_tf.runtime.distribution import STRATEGIES
-from dit_tf.samplers.generate import SAMPLERS, SamplerOptions
+from dit_tf.samplers.likelihood import SOLVERS as LIKELIHOOD_SOLVERS
+from dit_tf.samplers.options import DEFAULT_STEPS, SAMPLERS, SOLVERS_OF, SamplerOptions
+from dit_tf.samplers.sde import DIFFUSIONS, LAST_STEPS
+from dit_tf.transport.paths import PATHS, PREDICTIONS
+from dit_tf.transport.transport import LOSS_WEIGHTS, TIME_DISTRIBUTIONS
 
 FLAGS = flags.FLAGS
 
@@ -70,9 +74,13 @@ def define_train(values):
     define.string("model", c.model, "DiT-{XL,L,B,S}/{2,4,8}, or DiT-{Xs,Ti,Na,Mi}/{1,2,4} for small images.")
     define.string("block", c.block, f"Block design: {', '.join(BLOCKS)}.")
     define.float("class_dropout_prob", c.class_dropout_prob, "Label dropout; 0: no null class, no guidance.")
-    define.bool("learn_sigma", c.learn_sigma, "Predict the covariance as well as the noise.")
+    define.bool("learn_sigma", None, "Predict the covariance as well as the noise; default: with --objective=ddpm.")
     define.string("precision", c.precision, f"Of products: {', '.join(PRECISIONS)} (a TPU rounds both to bfloat16).")
-    define.string("objective", c.objective, f"Training objective: {', '.join(OBJECTIVES)}.")
+    define.string("objective", c.objective, f"Training objective: {', '.join(OBJECTIVES)} (DiT, SiT).")
+    define.string("path", c.path, f"Of flow, from noise to data: {', '.join(PATHS)}.")
+    define.string("prediction", c.prediction, f"What a flow model gives: {', '.join(PREDICTIONS)}.")
+    define.string("loss_weight", c.loss_weight, f"Of score and noise predictions: {', '.join(LOSS_WEIGHTS)}.")
+    define.string("time_distribution", c.time_distribution, f"Of training times: {', '.join(TIME_DISTRIBUTIONS)}.")
     define.integer("global_batch_size", c.global_batch_size, "Examples per step over all replicas.")
     define.float("learning_rate", c.learning_rate, "AdamW's, constant.")
     define.float("weight_decay", c.weight_decay, "AdamW's, decoupled.")
@@ -95,14 +103,46 @@ def define_sample(values):
     define.string("weights", None, "A .keras file instead of a work directory.")
     define.list("labels", None, "Classes, e.g. 3,1,4; image i gets label i, round and round.")
     define.integer("num_samples", None, "How many; default: one per label. Without --labels they are random.")
-    define.string("sampler", o.sampler, f"One of {', '.join(SAMPLERS)}.")
-    define.integer("num_steps", o.num_steps, "Steps of the sampler.")
+    define.string("sampler", None, f"One of {', '.join(SAMPLERS)}; default: ddpm, of a flow model ode.")
+    steps = ", ".join(f"{name} {count}" for name, count in DEFAULT_STEPS.items())
+    define.integer("num_steps", None, f"Steps of the sampler; default: {steps}.")
+    solvers = "; ".join(f"{name}: {', '.join(solvers)}" for name, solvers in SOLVERS_OF.items())
+    define.string("solver", None, f"Of ode and sde, the first is the default. {solvers}.")
     define.float("eta", o.eta, "DDIM's noise, 0 to 1.")
+    define.string("diffusion", o.diffusion, f"Coefficient w(t) of sde: {', '.join(DIFFUSIONS)}.")
+    define.float("diffusion_norm", o.diffusion_norm, "Scale of w(t).")
+    define.float("diffusion_eta", o.diffusion_eta, "What kl_eta pays for w(t), in units of the model's loss.")
+    define.string("last_step", o.last_step, f"Of sde, without noise: {', '.join(LAST_STEPS)}.")
+    define.float("last_step_size", o.last_step_size, "Its length; the whole way is 1.")
+    define.float("timestep_shift", o.timestep_shift, "Above 1: more of the steps near noise.")
+    define.float("atol", o.atol, "Absolute tolerance of --solver=dopri5, per image.")
+    define.float("rtol", o.rtol, "Relative tolerance of --solver=dopri5.")
     define.float("cfg_scale", o.cfg_scale, "Classifier-free guidance; 1: none.")
     define.integer("guided_channels", None, "Guide the first so many channels; default: all.")
+    define.list("guidance_interval", "0,1", "Guide between these places only; noise is 0, data 1.")
     define.integer("seed", 0, "Image i depends on (seed, i) and its label alone.")
     define.integer("batch_size", 100, "Images per call of the compiled sampler; changes no image.")
     define.string("output", "samples.png", "A .png grid, or an .npz as ADM's evaluator reads it.")
+    _define_devices(define)
+
+
+def define_evaluate(values):
+    """How good a trained model is. --likelihood: bits per dimension of real images given their labels, as a bound over
+    all timesteps (DDPM) or through the probability flow (flow matching). An interrupted evaluation goes on."""
+    define = _Definer(values)
+    define.string("workdir", None, "Work directory of a training; its newest averaged weights are used.")
+    define.string("weights", None, "A .keras file instead of a work directory.")
+    define.bool("likelihood", False, "Evaluate the likelihood; for now it must be given.")
+    define.string("data_dir", None, "Where prepared data sets lie; default: TensorFlow Datasets' own.")
+    define.string("split", "test", "Split of the training's data set.")
+    define.integer("num_examples", None, "Only the first so many images; default: the whole split.")
+    define.string("solver", None, f"Of the probability flow: {', '.join(LIKELIHOOD_SOLVERS)}; the first is the default.")
+    define.integer("num_steps", None, "Steps of heun and euler (default: 125), or timesteps of a DDPM (default: all).")
+    define.float("atol", 1e-5, "Absolute tolerance of dopri5.")
+    define.float("rtol", 1e-5, "Relative tolerance of dopri5.")
+    define.integer("seed", 0, "Of the noise inside the estimates.")
+    define.integer("batch_size", 100, "Images per call of the compiled program.")
+    define.string("output", "metrics.json", "Where the numbers go.")
     _define_devices(define)
 
 
@@ -130,7 +170,12 @@ def _define_devices(define):
     define.integer("logical_cpus", 0, "Split the CPU into so many devices, to try replicas without hardware.")
 
 
-COMMANDS = {"train": define_train, "sample": define_sample, "score_digits": define_score_digits}
+COMMANDS = {
+    "train": define_train,
+    "sample": define_sample,
+    "evaluate": define_evaluate,
+    "score_digits": define_score_digits,
+}
 
 
 def documentation():

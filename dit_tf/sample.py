@@ -4,13 +4,17 @@
     python -m dit_tf.sample --workdir=runs/digits --num_samples=50000 --output=samples.npz
 """
 
+import dataclasses
+
 import numpy as np
+import tensorflow as tf
 import tqdm
 
 from dit_tf import build, flags
 from dit_tf.runtime.distribution import check_batch, is_tpu, make_strategy
 from dit_tf.runtime.image_files import write_grid, write_npz
-from dit_tf.samplers.generate import SamplerOptions, in_batches, on_replicas, random_labels
+from dit_tf.samplers.generate import in_batches, on_replicas, random_labels
+from dit_tf.samplers.options import SamplerOptions
 
 
 def main(options):
@@ -22,28 +26,62 @@ def main(options):
     check_batch("--batch_size", options.batch_size, strategy)
     path = options.workdir or options.weights
     config = build.load_config(path)
-    sampler = SamplerOptions(
-        options.sampler, options.num_steps, options.eta, options.cfg_scale, options.guided_channels
-    )
+    asked = sampler_options(options)
     labels = requested_labels(options, config.num_classes)
     model = build.load_model(path)
-    sample = on_replicas(build.make_sampler(config, model, sampler, jit=not is_tpu(strategy)), strategy)
+    sampler = build.make_sampler(config, model, asked, jit=not is_tpu(strategy))
+    sample = on_replicas(sampler, strategy)
 
     replicas = strategy.num_replicas_in_sync
     batch_size = min(options.batch_size, -(-len(labels) // replicas) * replicas)
-    images = []
-    evaluations = sampler.num_steps * (2 if sampler.cfg_scale != 1.0 else 1)
-    print(f"{sampler.sampler}, {sampler.num_steps} steps: {evaluations} evaluations of the network per image")
+    batches = []
+    print(plan(sampler))
     with tqdm.tqdm(total=len(labels), unit="image", desc="sampling", dynamic_ncols=True) as bar:
         for _, batch in in_batches(sample, build.weights_of(model), labels, options.seed, batch_size):
-            images.append(batch)
-            bar.update(len(batch))
-    images = np.concatenate(images)
+            batches.append(batch)
+            bar.update(len(batch.images))
+    images, work = tf.nest.map_structure(lambda *parts: np.concatenate(parts), *batches)
+    if sampler.solver.evaluations is None:
+        print(report(work))
     if options.output.endswith(".png"):
         write_grid(options.output, images, labels, columns=len(options.labels) if options.labels else None)
     else:
         write_npz(options.output, images, labels)
     print(f"{len(images)} images: {options.output}")
+
+
+def sampler_options(options):
+    """The sampler's flags as a record."""
+    fields = {f.name: getattr(options, f.name) for f in dataclasses.fields(SamplerOptions)}
+    try:
+        low, high = (float(text) for text in options.guidance_interval)
+    except ValueError as error:
+        given = ",".join(options.guidance_interval)
+        raise ValueError(f"--guidance_interval must be two numbers, LOW,HIGH, got {given!r}.") from error
+    return SamplerOptions(**fields | dict(guidance_interval=(low, high)))
+
+
+def plan(sampler):
+    """One line about what an image will cost."""
+    o = sampler.options
+    name = f"{o.sampler} ({o.solver})" if o.solver else o.sampler
+    rows = ", each of two rows for guidance" if o.guided else ""
+    if sampler.solver.evaluations is None:
+        return f"{name}: as many function evaluations as an image needs{rows}"
+    return f"{name}, {o.num_steps} steps: {sampler.solver.evaluations} function evaluations per image{rows}"
+
+
+def report(work):
+    """One line about what images have cost under a solver that chooses its own steps; ValueError where it gave up."""
+    if not work.finished.all():
+        raise ValueError(
+            f"--solver=dopri5 gave up on {(~work.finished).sum()} of {len(work.finished)} images: its steps became too "
+            "many or too small; raise --atol and --rtol, or take --solver=heun."
+        )
+    e = work.evaluations
+    return (
+        f"{e.mean():.1f} function evaluations per image ({e.min()} to {e.max()}), {work.rejected.mean():.1f} steps rejected"
+    )
 
 
 def requested_labels(options, num_classes):

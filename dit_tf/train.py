@@ -17,7 +17,8 @@ from dit_tf.runtime.distribution import check_batch, make_strategy
 from dit_tf.runtime.image_files import replace_file, write_grid
 from dit_tf.runtime.metrics_log import MetricsLog
 from dit_tf.runtime.peak_flops import measure_peak_flops
-from dit_tf.samplers.generate import SamplerOptions, in_batches
+from dit_tf.samplers.generate import in_batches
+from dit_tf.samplers.options import SamplerOptions
 from dit_tf.training import callbacks
 
 SAMPLES_PER_CLASS, MAX_SAMPLES = 5, 50
@@ -77,6 +78,8 @@ def run_config(options, spec):
     flagged = {f.name: getattr(options, f.name) for f in dataclasses.fields(RunConfig) if hasattr(options, f.name)}
     flip = spec.horizontal_flip if options.horizontal_flip is None else options.horizontal_flip
     size = options.image_size or spec.image_size or 256
+    learn_sigma = options.objective == "ddpm" if options.learn_sigma is None else options.learn_sigma
+    flagged["learn_sigma"] = learn_sigma
     from_data = dict(image_size=size, channels=spec.channels, num_classes=spec.num_classes, horizontal_flip=flip)
     return RunConfig(**flagged | from_data)
 
@@ -112,6 +115,8 @@ def announce(config, trainer, workdir, start):
     replicas = trainer.distribute_strategy.num_replicas_in_sync
     share = config.global_batch_size // replicas
     print(f"{config.model} ({config.block}), {trainable / 1e6:.2f} M parameters, {config.precision}; into {workdir}")
+    if config.objective == "flow":
+        print(f"flow matching: {config.path} path, {config.prediction} prediction")
     print(f"{config.dataset} at {config.image_size} pixels, {replicas} replica(s) of {share} examples")
     if start:
         print(f"Resuming from step {start}")
@@ -122,13 +127,14 @@ def picture(config, trainer, workdir):
     per_class = max(1, min(SAMPLES_PER_CLASS, MAX_SAMPLES // config.num_classes))
     labels = [label for _ in range(per_class) for label in range(config.num_classes)][:MAX_SAMPLES]
     guided = trainer.model.null_label is not None
-    sampler = SamplerOptions(sampler="ddim", num_steps=50, cfg_scale=1.5 if guided else 1.0)
+    few = dict(sampler="ddim", num_steps=50) if config.objective == "ddpm" else dict(sampler="ode", num_steps=25)
+    sampler = SamplerOptions(**few, cfg_scale=1.5 if guided else 1.0)
     sample = build.make_sampler(config, trainer.model, sampler)
 
     def draw(step):
-        _, images = next(in_batches(sample, trainer.ema_tensors(), labels, 0, len(labels)))
+        _, drawn = next(in_batches(sample, trainer.ema_tensors(), labels, 0, len(labels)))
         path = os.path.join(workdir, "samples", f"{step:08d}.png")
-        write_grid(path, images, labels, columns=min(config.num_classes, 10))
+        write_grid(path, drawn.images, labels, columns=min(config.num_classes, 10))
 
     return draw
 

@@ -184,6 +184,18 @@ def _encoded_records(builder, split, shuffle_files=False, shuffle_seed=None):
     return builder.as_dataset(split=split, shuffle_files=shuffle_files, decoders=decoders, read_config=config)
 
 
+def images_in_order(builder, split, *, image_size, batch_size):
+    """Yields images uint8 (B, H, W, C) and labels int64 (B,) of a whole split in the order it is stored, cropped as for
+    training; the last batch may be shorter."""
+    shape = builder.info.features["image"].shape
+
+    def prepare(record):
+        return preprocessing.centre_crop(preprocessing.decode_image(record["image"], shape), image_size), record["label"]
+
+    records = _encoded_records(builder, split).map(prepare, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    yield from records.batch(batch_size).prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
+
+
 def real_images(builder, split):
     """A whole split for scoring, in the order it is stored: images uint8 (M, H, W, C) and labels int64 (M,)."""
     shape = builder.info.features["image"].shape

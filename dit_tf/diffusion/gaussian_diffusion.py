@@ -62,6 +62,8 @@ class GaussianDiffusion:
         if len(self.timestep_map) != self.num_timesteps:
             raise ValueError(f"timestep_map must have {self.num_timesteps} entries, got {len(self.timestep_map)}")
 
+    objective = "ddpm"
+
     @functools.cached_property
     def schedule(self):
         return schedules.Schedule.from_betas(self.betas)
@@ -76,14 +78,21 @@ class GaussianDiffusion:
         return ("loss", "mse", "vb") if self.variance == "learned_range" else ("loss", "mse")
 
     def respaced(self, respacing):
-        """The process through fewer of these timesteps (`respace.space_timesteps`); the model sees the same ones."""
-        kept = respace.space_timesteps(self.num_timesteps, respacing)
+        """`keeping` the timesteps of a respacing such as "250" (`respace.space_timesteps`)."""
+        return self.keeping(respace.space_timesteps(self.num_timesteps, respacing))
+
+    def keeping(self, kept):
+        """The process through these of its timesteps (K,), ascending; the model sees the same ones."""
         betas = respace.respaced_betas(self.schedule.alphas_cumprod, kept)
         return dataclasses.replace(self, betas=betas, timestep_map=np.asarray(self.timestep_map)[kept])
 
     def model_timesteps(self, t):
         """(N,) int32: the original timesteps, which the model sees."""
         return tf.gather(tf.constant(self.timestep_map, tf.int32), t)
+
+    def clock(self, t):
+        """The place between noise, 0, and data, 1, of timesteps t (N,) float32 as the model sees them."""
+        return 1.0 - t / float(np.max(self.timestep_map))
 
     # The forward process q
 

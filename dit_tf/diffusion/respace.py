@@ -30,6 +30,27 @@ def space_timesteps(num_timesteps, respacing):
     return np.array(kept)
 
 
+def shifted_timesteps(num_timesteps, count, shift):
+    """`count` timesteps, ascending, as an int64 array: evenly spread, then moved towards noise.
+
+    Equation 23 of Esser et al. 2024 (arXiv:2403.03206) for u = t / (T - 1): u' = shift u / (1 + (shift - 1) u), which
+    keeps both ends. Shift 1 is `space_timesteps`, above 1 the steps are denser at noise, below 1 at data.
+    ValueError unless shift is positive and finite and the timesteps differ after rounding.
+    """
+    if not 0 < shift < np.inf:
+        raise ValueError(f"--timestep_shift must be positive and finite, got {shift}.")
+    if shift == 1:
+        return space_timesteps(num_timesteps, str(count))  # it rounds what ends in .5 as DiT does
+    u = np.linspace(0.0, 1.0, count)
+    kept = np.rint((num_timesteps - 1) * shift * u / (1 + (shift - 1) * u)).astype(np.int64)
+    if (np.diff(kept) < 1).any():
+        raise ValueError(
+            f"--timestep_shift must leave timesteps that differ: of {count} only {len(np.unique(kept))} do with a "
+            f"shift of {shift} on {num_timesteps}."
+        )
+    return kept
+
+
 def respaced_betas(alphas_cumprod, kept):
     """(K,) float64: the betas of the chain through `kept`, which has the same alpha-bar at every step it keeps."""
     alpha_bar = np.asarray(alphas_cumprod)[kept]

@@ -7,6 +7,7 @@ class PixelCodec:
     """The model works on the pixels themselves, scaled to [-1, 1]."""
 
     bounded = True  # a prediction of x_0 may be clipped to [-1, 1] while sampling; latents have no such range
+    bin_width = 2.0 / 255.0  # between neighbouring values; None for what is continuous
 
     def __init__(self, image_size, channels):
         self.input_size = (image_size, image_size)

@@ -26,6 +26,8 @@ class Stream(enum.IntEnum):
     START = 3
     STEP = 4
     LABEL = 5
+    PROBE = 6
+    DEQUANTIZE = 7
 
 
 def philox(counter, key):

@@ -1,102 +1,108 @@
 """From (labels, seed, image index) to uint8 images: noise, sampler, guidance and codec in one compiled function."""
 
-import dataclasses
+import copy
 import functools
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from dit_tf.runtime.seeds import RowSeeds, Stream
 from dit_tf.samplers import guidance
-from dit_tf.samplers.ddim import ddim
-from dit_tf.samplers.ddpm import ddpm
-
-SAMPLERS = ("ddpm", "ddim")
+from dit_tf.samplers.solvers import Work, make_solver
 
 
-@dataclasses.dataclass(frozen=True)
-class SamplerOptions:
-    sampler: str = "ddpm"
-    num_steps: int = 250  # at most the timesteps that the model was trained on
-    eta: float = 0.0  # DDIM: 0 is deterministic, 1 has DDPM's noise
-    cfg_scale: float = 1.0  # 1: no guidance, and half the work
-    guided_channels: int | None = None  # None: all
+class Drawn(NamedTuple):
+    """images (N, H, W, C) uint8, and what each has cost."""
 
-    def __post_init__(self):
-        if self.sampler not in SAMPLERS:
-            raise ValueError(f"--sampler must be one of {', '.join(SAMPLERS)}, got {self.sampler!r}.")
-        if self.eta and self.sampler != "ddim":
-            raise ValueError(f"--eta goes with --sampler=ddim, got --eta={self.eta} with --sampler={self.sampler}.")
-        if not 0.0 <= self.eta <= 1.0:
-            raise ValueError(f"--eta must be from 0 to 1, got {self.eta}.")
-        if self.cfg_scale < 0:
-            raise ValueError(f"--cfg_scale must not be negative, got {self.cfg_scale}.")
-
-    def check_fits(self, process, codec, null_label):
-        """ValueError where the trained model cannot be sampled like this."""
-        if not 1 <= self.num_steps <= process.num_timesteps:
-            raise ValueError(f"--num_steps must be from 1 to {process.num_timesteps}, got {self.num_steps}.")
-        if self.cfg_scale != 1.0 and null_label is None:
-            raise ValueError(
-                f"--cfg_scale={self.cfg_scale} needs a model trained with label dropout; this one has no null class, "
-                "so only --cfg_scale=1 is possible."
-            )
-        if self.guided_channels is not None and not 1 <= self.guided_channels <= codec.channels:
-            raise ValueError(f"--guided_channels must be from 1 to {codec.channels}, got {self.guided_channels}.")
+    images: tf.Tensor
+    work: Work
 
 
-def image_sampler(call, process, codec, null_label, options, jit=True):
-    """A function (params, labels (N,) int32, seed, row (N,) int32) -> images (N, H, W, C) uint8.
+class ImageSampler:
+    """A function (params, labels (N,) int32, seed, row (N,) int32) -> `Drawn`.
 
-    call(params, x, t, y): the model as a function of its weights. Image i of a run has row i, and depends on (seed, i)
-    and its label alone: not on N, not on its neighbours.
+    Image i of a run has row i, and depends on (seed, i) and its label alone: not on N, not on its neighbours.
+
+    `program` is compiled once for a shape and a number of steps: seeds, labels, the guidance scale and its interval,
+    and the numbers of the solver are arguments. `with_options` gives it others.
     """
-    options.check_fits(process, codec, null_label)
-    chain = process.respaced(str(options.num_steps))
-    shape = (*codec.input_size, codec.channels)
 
-    def sample(params, labels, seed, row):
+    def __init__(self, call, process, codec, null_label, options, jit=True):
+        """call(params, x, t, y): the model as a function of its weights. ValueError where options do not fit it."""
+        self._call, self._process, self._codec, self._null_label = call, process, codec, null_label
+        self._set(options)
+        self.program = tf.function(self._draw, jit_compile=jit, autograph=False)
+
+    def _set(self, options):
+        self.options = options.resolved(self._process, self._codec, self._null_label)
+        self.solver = make_solver(self._process, self.options, clip_denoised=self._codec.bounded)
+        self.controls = (self.solver.values, np.float32(options.cfg_scale), np.float32(options.guidance_interval))
+
+    def with_options(self, options):
+        """The same compiled program with other numbers; ValueError where the options need another program."""
+        other = copy.copy(self)
+        other._set(options)
+        if other._structure() != self._structure():
+            raise ValueError(f"{other.options} need a compilation of their own beside {self.options}.")
+        return other
+
+    def _structure(self):
+        """What the program was traced for, as opposed to what it is called with."""
+        o = self.options
+        shift = o.timestep_shift if self._process.objective == "ddpm" else None  # it chooses the chain's constants
+        guidance_of = (o.guided, o.guided and o.guided_all_the_way, o.guided_channels)
+        return o.sampler, o.solver, o.eta, self.solver.evaluations, shift, guidance_of
+
+    def __call__(self, params, labels, seed, row):
+        controls = tf.nest.map_structure(tf.constant, self.controls)
+        return self.program(params, labels, seed, row, controls)
+
+    def _draw(self, params, labels, seed, row, controls):
+        values, scale, interval = controls
         seeds = RowSeeds(seed, row)
-        model = functools.partial(call, params)
-        if options.cfg_scale == 1.0:
-            model_fn = guidance.condition(model, labels)
-        else:
-            model_fn = guidance.guide(model, labels, null_label, options.cfg_scale, options.guided_channels)
-        x = seeds.normal(Stream.START, shape)
-        if options.sampler == "ddpm":
-            x = ddpm(chain, model_fn, x, seeds, clip_denoised=codec.bounded)
-        else:
-            x = ddim(chain, model_fn, x, seeds, eta=options.eta, clip_denoised=codec.bounded)
-        return codec.decode(x)
+        model_fn = self._model_fn(functools.partial(self._call, params), labels, scale, interval)
+        x = seeds.normal(Stream.START, (*self._codec.input_size, self._codec.channels))
+        x, work = self.solver.run(values, model_fn, x, seeds)
+        return Drawn(self._codec.decode(x), work)
 
-    return tf.function(sample, jit_compile=jit, autograph=False)
+    def _model_fn(self, model, labels, scale, interval):
+        if not self.options.guided:
+            return guidance.condition(model, labels)
+        active = None
+        if not self.options.guided_all_the_way:
+            active = guidance.within(interval[0], interval[1], self._process.clock)
+        return guidance.guide(model, labels, self._null_label, scale, self.options.guided_channels, active)
 
 
 def on_replicas(sample, strategy):
-    """The same function of whole batches, its rows shared out in order over the replicas of a strategy."""
+    """The same function (params, *tensors) of whole batches: rows are shared out in order over the replicas of a
+    strategy, scalars go to each, and every result has rows."""
 
-    def distributed(params, labels, seed, row):
-        def share(rows):
-            parts = tf.split(rows, strategy.num_replicas_in_sync)
-            return strategy.experimental_distribute_values_from_function(lambda c: parts[c.replica_id_in_sync_group])
+    def share(x):
+        if not x.shape.rank:
+            return x
+        parts = tf.split(x, strategy.num_replicas_in_sync)
+        return strategy.experimental_distribute_values_from_function(lambda c: parts[c.replica_id_in_sync_group])
 
-        images = strategy.run(sample, args=(params, share(labels), seed, share(row)))
-        return tf.concat(strategy.experimental_local_results(images), axis=0)
+    def distributed(params, *tensors):
+        results = strategy.run(sample, args=(params, *(share(x) for x in tensors)))
+        return tf.nest.map_structure(lambda x: tf.concat(strategy.experimental_local_results(x), axis=0), results)
 
     return distributed
 
 
 def in_batches(sample, params, labels, seed, batch_size):
-    """Yields (labels, images) until all labels (N,) have their image, in calls of one static batch size.
+    """Yields (labels, `Drawn` in NumPy) until all labels (N,) have their image, in calls of one static batch size.
 
     The last batch is filled up with rows that are thrown away, so that one compilation serves them all.
     """
     for first in range(0, len(labels), batch_size):
         rows = np.arange(first, first + batch_size, dtype=np.int32)
         padded = np.resize(labels[first : first + batch_size], batch_size).astype(np.int32)
-        images = sample(params, tf.constant(padded), tf.constant(seed, tf.int64), tf.constant(rows)).numpy()
+        drawn = sample(params, tf.constant(padded), tf.constant(seed, tf.int64), tf.constant(rows))
         count = min(batch_size, len(labels) - first)
-        yield labels[first : first + count], images[:count]
+        yield labels[first : first + count], tf.nest.map_structure(lambda x: x.numpy()[:count], drawn)
 
 
 def random_labels(seed, count, num_classes):

@@ -9,7 +9,7 @@ def condition(model, labels):
     return lambda x, t: model(x, t, labels)
 
 
-def guide(model, labels, null_label, scale, channels=None):
+def guide(model, labels, null_label, scale, channels=None, active=None):
     """Classifier-free guidance (Ho & Salimans 2022, arXiv:2207.12598) around `model(x, t, y)`: a `model_fn(x, t)`.
 
     guided = null + scale (conditional - null), from one evaluation of a doubled batch: conditional rows, then the
@@ -20,6 +20,8 @@ def guide(model, labels, null_label, scale, channels=None):
     scale: a number, or (N,).
     channels: how many of the C channels of x are guided; None is all. The released DiT models are sampled with the
         first 3 of 4 (matches DiT). Unguided and variance channels are those of the conditional half.
+    active: a function of times t (N,) -> (N,) bool, where to guide (`within`); None is everywhere. Where no row is to
+        be guided, the batch is not doubled.
     """
     if null_label is None:
         raise ValueError("guidance needs a model trained with label dropout: null_label is None")
@@ -29,7 +31,7 @@ def guide(model, labels, null_label, scale, channels=None):
     doubled_labels = tf.concat([labels, tf.fill(tf.shape(labels), null_label)], axis=0)
     scale = tf.reshape(tf.cast(scale, tf.float32), (-1, 1, 1, 1))
 
-    def model_fn(x, t):
+    def guided(x, t, scale):
         guided_channels = x.shape[-1] if channels is None else channels
         if guided_channels > x.shape[-1]:
             raise ValueError(f"cannot guide {guided_channels} channels of {x.shape[-1]}")
@@ -39,4 +41,25 @@ def guide(model, labels, null_label, scale, channels=None):
         conditional, null = conditional[..., :guided_channels], null[..., :guided_channels]
         return tf.concat([null + scale * (conditional - null), rest], axis=-1)
 
+    def model_fn(x, t):
+        if active is None:
+            return guided(x, t, scale)
+        here = active(t)
+        return tf.cond(
+            tf.reduce_any(here),
+            lambda: guided(x, t, tf.where(here[:, None, None, None], scale, 1.0)),
+            lambda: tf.cast(model(x, t, labels), tf.float32),
+        )
+
     return model_fn
+
+
+def within(low, high, clock):
+    """`active` for `guide`: whether low <= clock(t) <= high (Kynkaanniemi et al. 2024, arXiv:2404.07724: guidance helps
+    in the middle of the way only). clock: from what the model is shown to the place between noise, 0, and data, 1."""
+
+    def active(t):
+        place = clock(tf.cast(t, tf.float32))
+        return (place >= low) & (place <= high)
+
+    return active

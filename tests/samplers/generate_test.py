@@ -1,5 +1,6 @@
 """Whole images, from a seed to uint8: image i is a function of (seed, i) and its label, whatever the batch it is in."""
 
+import dataclasses
 import re
 
 import numpy as np
@@ -9,13 +10,21 @@ import tensorflow as tf
 
 from dit_tf.diffusion.gaussian_diffusion import GaussianDiffusion
 from dit_tf.models.codec import PixelCodec
-from dit_tf.samplers.generate import SamplerOptions, image_sampler, in_batches, on_replicas, random_labels
+from dit_tf.samplers.generate import ImageSampler, in_batches, on_replicas, random_labels
+from dit_tf.samplers.options import SamplerOptions
+from dit_tf.transport.transport import Transport
 
 _SIZE, _CLASSES, _STEPS, _N = 4, 3, 8, 12
 _NULL = _CLASSES
-_PROCESS, _CODEC = GaussianDiffusion(), PixelCodec(_SIZE, 1)
+_PROCESS, _FLOW, _CODEC = GaussianDiffusion(), Transport(), PixelCodec(_SIZE, 1)
 _DDPM = SamplerOptions("ddpm", _STEPS)
 _GUIDED = SamplerOptions("ddim", _STEPS, eta=0.5, cfg_scale=2.0)
+_DPM_SOLVER = SamplerOptions("dpmpp", _STEPS, cfg_scale=1.5, guidance_interval=(0.2, 0.9))
+_ODE = SamplerOptions("ode", _STEPS // 2, solver="heun", cfg_scale=1.5, guidance_interval=(0.2, 0.9))
+_SDE = SamplerOptions("sde", _STEPS, cfg_scale=2.0)
+_DOPRI5 = SamplerOptions("ode", solver="dopri5", cfg_scale=1.5)
+_ALL = {"ddpm": _DDPM, "guided ddim": _GUIDED, "dpmpp": _DPM_SOLVER, "ode": _ODE, "sde": _SDE, "dopri5": _DOPRI5}
+_OF_FLOW = (_ODE, _SDE, _DOPRI5)
 _LABELS = np.arange(_N) % _CLASSES
 
 
@@ -28,30 +37,47 @@ def params():
     return [tf.constant(rotation, tf.float32), tf.constant(means, tf.float32)]
 
 
-def model_of(deviation):
-    """call(params, x, t, y): the exact noise where class y is N(mean_y, deviation^2), with the smaller variance.
+def there_and_back(x, rotation):
+    """x through a rotation and its inverse: it changes nothing, but its sums depend on the batch size, as a model's."""
+    rotated = tf.reshape(x, (-1, _SIZE**2)) @ rotation
+    return tf.reshape(rotated @ tf.transpose(rotation), (-1, _SIZE, _SIZE, 1))
 
-    A rotation there and back changes nothing but brings matrix products, whose sums depend on the batch size.
-    """
+
+def model_of(deviation):
+    """call(params, x, t, y): the exact noise where class y is N(mean_y, deviation^2), with the smaller variance."""
     abar = _PROCESS.schedule.alphas_cumprod
     signal, factor = np.sqrt(abar), np.sqrt(1 - abar) / (abar * deviation**2 + 1 - abar)
 
     def call(params, x, t, y):
         rotation, means = params
         a, b = (tf.gather(tf.constant(table, tf.float32), t)[:, None, None, None] for table in (signal, factor))
-        rotated = tf.reshape(x, (-1, _SIZE**2)) @ rotation
-        x = tf.reshape(rotated @ tf.transpose(rotation), (-1, _SIZE, _SIZE, 1))
+        x = there_and_back(x, rotation)
         return tf.concat([b * (x - a * tf.gather(means, y)), -tf.ones_like(x)], axis=-1)
 
     return call
 
 
+def flow_model_of(deviation):
+    """call(params, x, t, y): the exact velocity of the same classes on the straight path."""
+
+    def call(params, x, t, y):
+        rotation, means = params
+        t, mean = t[:, None, None, None], tf.gather(means, y)
+        variance = tf.square(t * deviation) + tf.square(1.0 - t)
+        slope = (t * deviation**2 - (1.0 - t)) / tf.maximum(variance, 1e-12)
+        return mean + slope * (there_and_back(x, rotation) - t * mean)
+
+    return call
+
+
 def sampler(options, deviation=0.5):
-    return image_sampler(model_of(deviation), _PROCESS, _CODEC, _NULL, options)
+    if options in _OF_FLOW:
+        return ImageSampler(flow_model_of(deviation), _FLOW, _CODEC, _NULL, options)
+    return ImageSampler(model_of(deviation), _PROCESS, _CODEC, _NULL, options)
 
 
 def images_of(sample, params, labels, seed, batch_size):
-    return np.concatenate([images for _, images in in_batches(sample, params, labels, seed, batch_size)])
+    return np.concatenate([drawn.images for _, drawn in in_batches(sample, params, labels, seed, batch_size)])
 
 
 def assert_within_one_grey_level(actual, expected):
@@ -63,7 +89,7 @@ def moved(images, others):
     return (np.abs(images.astype(int) - others).max(axis=(1, 2, 3)) > 1).sum()
 
 
-@pytest.fixture(scope="module", params=[_DDPM, _GUIDED], ids=["ddpm", "guided ddim"])
+@pytest.fixture(scope="module", params=_ALL.values(), ids=_ALL)
 def sample(request):
     return sampler(request.param)
 
@@ -77,7 +103,7 @@ def whole(sample, params):
     return images
 
 
-@pytest.mark.parametrize("options, scale", [(_DDPM, 1.0), (_GUIDED, 2.0), (SamplerOptions("ddpm", 1, 0.0, 1.5), 1.5)])
+@pytest.mark.parametrize("options, scale", [(_DDPM, 1.0), (_GUIDED, 2.0), (SamplerOptions("ddpm", 1, cfg_scale=1.5), 1.5)])
 def test_a_class_of_one_image_is_sampled_as_that_image(params, options, scale):
     """Guided, it is null + scale (image - null): the noise is linear in the image, and so is what remains of it."""
     images = images_of(sampler(options, deviation=0.0), params, _LABELS, 5, _N)
@@ -119,7 +145,7 @@ def test_rows_may_have_seeds_of_their_own(sample, params):
     """As they come to a server: image of (label, seed s) is image 0 of a run with seed s."""
     seeds, labels = [5, -1, 2**40, 5, 8, 9, 10], _LABELS[:7]
     rows = tf.zeros(7, tf.int32)
-    images = sample(params, tf.constant(labels, tf.int32), tf.constant(seeds, tf.int64), rows).numpy()
+    images = sample(params, tf.constant(labels, tf.int32), tf.constant(seeds, tf.int64), rows).images.numpy()
     assert labels[0] == labels[3] and seeds[0] == seeds[3]
     assert_within_one_grey_level(images[:1], images[3:4])  # the same request twice
     for i in range(3):
@@ -145,11 +171,37 @@ def test_replicas_take_the_rows_in_order():
     assert images.numpy().ravel().tolist() == [4, 5, 6, 7]
 
 
-def test_there_is_one_trace_for_many_batches_and_seeds(params):
-    sample = sampler(SamplerOptions("ddim", 2))
+def test_one_program_serves_all_batches_seeds_and_guidance(sample, params):
+    """Guidance that is off altogether is another program, of half the work."""
+    before, images = sample.program.experimental_get_tracing_count(), []
     for seed, labels in ((0, _LABELS), (-1, _LABELS[:7]), (2**40, list(_LABELS))):
-        images_of(sample, params, labels, seed, 3)
-    assert sample.experimental_get_tracing_count() == 1
+        images_of(sample, params, labels, seed, _N)
+    if sample.options.guided:
+        for scale in (1.5, 3.0):
+            other = dataclasses.replace(sample.options, cfg_scale=scale)
+            if not other.guided_all_the_way:
+                other = dataclasses.replace(other, guidance_interval=(0.1 * scale, 1.0))
+            images.append(images_of(sample.with_options(other), params, _LABELS, 0, _N))
+        assert moved(*images) > _N // 2
+    assert sample.program.experimental_get_tracing_count() == max(before, 1)
+
+
+@pytest.mark.parametrize("change", [dict(num_steps=5), dict(cfg_scale=1.0), dict(solver="euler")])
+def test_options_that_need_another_program_are_refused(change):
+    with pytest.raises(ValueError, match="need a compilation of their own"):
+        sampler(_ODE).with_options(dataclasses.replace(_ODE, **change))
+
+
+def test_every_row_says_what_it_cost(params):
+    drawn = sampler(_ODE)(params, tf.constant(_LABELS, tf.int32), tf.constant(0, tf.int64), tf.range(_N))
+    assert drawn.work.evaluations.numpy().tolist() == [_STEPS] * _N
+    assert drawn.work.finished.numpy().all() and not drawn.work.rejected.numpy().any()
+    adaptive = sampler(_DOPRI5)(params, tf.constant(_LABELS, tf.int32), tf.constant(0, tf.int64), tf.range(_N)).work
+    assert adaptive.finished.numpy().all()
+    assert set((adaptive.evaluations.numpy() - 2) % 6) == {0}  # six for every step that is tried
+    loose = sampler(_DOPRI5).with_options(dataclasses.replace(_DOPRI5, rtol=0.1, atol=0.1))
+    cheap = loose(params, tf.constant(_LABELS, tf.int32), tf.constant(0, tf.int64), tf.range(_N)).work
+    assert (cheap.evaluations < adaptive.evaluations).numpy().all()
 
 
 def test_the_last_batch_is_filled_up_and_cut_again():
@@ -165,10 +217,12 @@ def test_the_last_batch_is_filled_up_and_cut_again():
     assert [images.ravel().tolist() for _, images in batches] == [[0, 1, 2], [3, 4]]
 
 
-@pytest.mark.parametrize("options", [_DDPM, _GUIDED], ids=["ddpm", "guided ddim"])
+@pytest.mark.parametrize("options", [_DDPM, _GUIDED, _DPM_SOLVER, _ODE, _SDE])
 def test_compiled_it_is_one_loop_of_known_length_and_static_shapes(params, options):
-    arguments = params, tf.constant(_LABELS, tf.int32), tf.constant(0, tf.int64), tf.range(_N)
-    hlo = sampler(options).experimental_get_compiler_ir(*arguments)(stage="optimized_hlo")
+    sample = sampler(options)
+    controls = tf.nest.map_structure(tf.constant, sample.controls)
+    arguments = params, tf.constant(_LABELS, tf.int32), tf.constant(0, tf.int64), tf.range(_N), controls
+    hlo = sample.program.experimental_get_compiler_ir(*arguments)(stage="optimized_hlo")
     assert re.findall(r" while\(.*known_trip_count\":\{\"n\":\"(\d+)\"", hlo) == [str(_STEPS)]
     assert len(re.findall(r" while\(", hlo)) == 1
     assert not re.search(r"\[[\d,]*<=\d+|\b(infeed|outfeed|send|recv)\(|rng", hlo)  # dynamic shapes, host, randomness
@@ -186,6 +240,18 @@ def test_random_labels_are_a_function_of_seed_and_index():
     "arguments, message",
     [
         (dict(sampler="euler"), "--sampler must be one of ddpm, ddim.*, got 'euler'"),
+        (dict(sampler="sde"), "--sampler must be one of ddpm, ddim, dpmpp, ode for .* --objective=ddpm, got 'sde'"),
+        (dict(sampler="ddpm", diffusion="kl"), "--diffusion goes with --sampler=sde, got --diffusion=kl"),
+        (dict(sampler="ddpm", solver="heun"), "--solver goes with --sampler=ode or sde, got --solver=heun"),
+        (dict(sampler="ode", solver="rk4"), "--solver must be one of heun, euler, dopri5 for --sampler=ode, got 'rk4'"),
+        (dict(sampler="ode", solver="dopri5", num_steps=4), "--num_steps goes with solvers of fixed steps.*=4"),
+        (dict(sampler="ddim", rtol=0.1), "--rtol goes with --solver=dopri5, got --rtol=0.1"),
+        (dict(atol=0.0), "--atol must be positive, got 0.0"),
+        (dict(timestep_shift=-1.0), "--timestep_shift must be positive, got -1.0"),
+        (dict(last_step_size=1.0), "--last_step_size must be above 0 and below 1, got 1.0"),
+        (dict(last_step="heun"), "--last_step must be one of none, mean, tweedie, euler, got 'heun'"),
+        (dict(diffusion="beta"), "--diffusion must be one of constant, .*, got 'beta'"),
+        (dict(guidance_interval=(0.5, 0.5)), "--guidance_interval must be LOW,HIGH .*, got 0.5,0.5"),
         (dict(sampler="ddpm", eta=0.5), "--eta goes with --sampler=ddim, got --eta=0.5 with --sampler=ddpm"),
         (dict(sampler="ddim", eta=1.5), "--eta must be from 0 to 1, got 1.5"),
         (dict(sampler="ddim", eta=-0.5), "--eta must be from 0 to 1, got -0.5"),
@@ -203,6 +269,6 @@ def test_options_that_cannot_be_are_refused_before_anything_is_traced(arguments,
 
 def test_guidance_without_a_null_class_is_refused_and_none_is_allowed(params):
     with pytest.raises(ValueError, match="--cfg_scale=2.0 needs a model trained with label dropout"):
-        image_sampler(model_of(0.5), _PROCESS, _CODEC, None, SamplerOptions("ddim", 2, cfg_scale=2.0))
-    sample = image_sampler(model_of(0.5), _PROCESS, _CODEC, None, SamplerOptions("ddim", 2))
+        ImageSampler(model_of(0.5), _PROCESS, _CODEC, None, SamplerOptions("ddim", 2, cfg_scale=2.0))
+    sample = ImageSampler(model_of(0.5), _PROCESS, _CODEC, None, SamplerOptions("ddim", 2))
     assert images_of(sample, params, _LABELS, 0, 3).shape[0] == _N

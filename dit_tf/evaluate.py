@@ -1,0 +1,122 @@
+"""How good a trained model is:
+
+    python -m dit_tf.evaluate --workdir=runs/digits --likelihood --output=metrics.json
+"""
+
+import json
+import math
+
+import numpy as np
+import tensorflow as tf
+import tqdm
+
+import dit_tf
+from dit_tf import build, flags
+from dit_tf.data.pipeline import dataset_spec, images_in_order, open_dataset
+from dit_tf.runtime.distribution import check_batch, is_tpu, make_strategy
+from dit_tf.runtime.image_files import replace_file
+from dit_tf.runtime.partial_results import PartialResults
+from dit_tf.samplers.generate import on_replicas
+from dit_tf.samplers.likelihood import SOLVERS
+
+HEUN_STEPS = 125
+
+
+def main(options):
+    if bool(options.workdir) == bool(options.weights):
+        raise ValueError("Exactly one of --workdir and --weights must be given.")
+    if not options.likelihood:
+        raise ValueError("--likelihood must be given: it is what this version evaluates.")
+    if not options.output.endswith(".json"):
+        raise ValueError(f"--output must end in .json, got {options.output!r}.")
+    path = options.workdir or options.weights
+    config = build.load_config(path)
+    method = likelihood_method(options, config)
+    strategy = make_strategy(options.strategy, options.tpu, options.logical_cpus)
+    check_batch("--batch_size", options.batch_size, strategy)
+    builder = open_dataset(config.dataset, options.data_dir)
+    count = num_examples(options, dataset_spec(builder, options.split).num_examples)
+    model = build.load_model(path)
+    likelihood = on_replicas(build.make_likelihood(config, model, not is_tpu(strategy), **method), strategy)
+
+    provenance = dict(
+        dit_tf=dit_tf.__version__, tensorflow=tf.__version__, model=path, objective=config.objective, **method,
+        dataset=config.dataset, split=options.split, num_examples=count, seed=options.seed,
+    )  # fmt: skip
+    params = build.weights_of(model)
+    digest = build.weights_digest(params)
+    partial = PartialResults(options.output + ".partial", dict(provenance, weights=digest, batch=options.batch_size))
+    images = images_in_order(builder, options.split, image_size=config.image_size, batch_size=options.batch_size)
+    done = len(partial.batches) * options.batch_size
+    with tqdm.tqdm(total=count, initial=min(done, count), unit="image", desc="likelihood", dynamic_ncols=True) as bar:
+        for first, (batch, labels) in zip(range(0, count, options.batch_size), images):
+            if first < done:
+                continue
+            wanted = min(len(batch), count - first)
+            partial.append(evaluated(likelihood, params, batch, labels, options, first, wanted))
+            bar.update(wanted)
+    write_metrics(options.output, partial.batches, dict(provenance, weights_sha256=digest))
+    partial.remove()
+
+
+def likelihood_method(options, config):
+    """The arguments of `build.make_likelihood`; ValueError where they do not fit the model."""
+    if config.objective == "ddpm":
+        if options.solver is not None:
+            raise ValueError(f"--solver goes with models trained with --objective=flow, got {options.solver!r}.")
+        steps = config.num_timesteps if options.num_steps is None else options.num_steps
+        if not 1 <= steps <= config.num_timesteps:
+            raise ValueError(f"--num_steps must be from 1 to {config.num_timesteps}, got {steps}.")
+        return dict(num_steps=steps)
+    solver = options.solver or SOLVERS[0]
+    if solver not in SOLVERS:
+        raise ValueError(f"--solver must be one of {', '.join(SOLVERS)}, got {solver!r}.")
+    if solver != "dopri5":
+        steps = HEUN_STEPS if options.num_steps is None else options.num_steps
+        if steps < 1:
+            raise ValueError(f"--num_steps must be at least 1, got {steps}.")
+        return dict(solver=solver, num_steps=steps)
+    if options.num_steps is not None:
+        raise ValueError(f"--num_steps goes with --solver=heun or euler; dopri5 chooses, got {options.num_steps}.")
+    if not (options.atol > 0 and options.rtol > 0):
+        raise ValueError(f"--atol and --rtol must be positive, got {options.atol} and {options.rtol}.")
+    return dict(solver=solver, atol=options.atol, rtol=options.rtol)
+
+
+def num_examples(options, available):
+    if options.num_examples is None:
+        return available
+    if not 1 <= options.num_examples <= available:
+        raise ValueError(f"--num_examples must be from 1 to {available}, got {options.num_examples}.")
+    return options.num_examples
+
+
+def evaluated(likelihood, params, images, labels, options, first, wanted):
+    """{"bits_per_dim", "evaluations"} of the first `wanted` images of a batch, filled up to its static size."""
+    size = options.batch_size
+    fill = np.arange(size) % len(images)
+    bits, evaluations, finished = likelihood(
+        params, tf.constant(images[fill]), tf.constant(labels[fill], tf.int32), tf.constant(options.seed, tf.int64),
+        tf.range(first, first + size),
+    )  # fmt: skip
+    if not finished.numpy()[:wanted].all():
+        raise ValueError(
+            "--solver=dopri5 did not reach the end: its steps became too many or too small; raise --atol and --rtol, or "
+            "take --solver=heun."
+        )
+    return {"bits_per_dim": bits.numpy()[:wanted].tolist(), "evaluations": evaluations.numpy()[:wanted].tolist()}
+
+
+def write_metrics(path, batches, provenance):
+    bits = np.concatenate([batch["bits_per_dim"] for batch in batches])
+    evaluations = np.concatenate([batch["evaluations"] for batch in batches])
+    error = float(bits.std(ddof=1) / math.sqrt(len(bits))) if len(bits) > 1 else None
+    provenance = dict(provenance, function_evaluations=float(evaluations.mean()))
+    metrics = dict(bits_per_dim=float(bits.mean()), bits_per_dim_standard_error=error, provenance=provenance)
+    replace_file(path, (json.dumps(metrics, indent=1) + "\n").encode())
+    print(f"{len(bits)} images, {evaluations.mean():.1f} function evaluations per image")
+    print(f"bits per dimension {bits.mean():.4f}" + (f" +- {error:.4f} (standard error)" if error else "") + f": {path}")
+
+
+if __name__ == "__main__":
+    flags.run(main, flags.define_evaluate)

@@ -1,0 +1,35 @@
+"""Results of a long evaluation, kept batch by batch, so that the same command goes on where it was interrupted."""
+
+import json
+import os
+
+
+class PartialResults:
+    """Lines of JSON in `path`: first what the results are of, then one batch a line. Another `key` starts anew."""
+
+    def __init__(self, path, key):
+        self.path = path
+        lines = self._whole_lines()
+        if not lines or json.loads(lines[0]) != json.loads(json.dumps(key)):
+            lines = [json.dumps(key) + "\n"]
+        os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+        temporary = f"{path}.{os.getpid()}"
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.writelines(lines)
+        os.replace(temporary, path)
+        self.batches = [json.loads(line) for line in lines[1:]]
+
+    def append(self, batch):
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(batch) + "\n")
+        self.batches.append(batch)
+
+    def remove(self):
+        os.remove(self.path)
+
+    def _whole_lines(self):
+        """Without a last line that a killed run left unfinished."""
+        if not os.path.exists(self.path):
+            return []
+        with open(self.path, encoding="utf-8") as file:
+            return [line for line in file if line.endswith("\n")]
