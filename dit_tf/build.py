@@ -80,9 +80,7 @@ def make_trainer(config, *, stop_step, steps_per_execution=1, jit=True):
 
 def make_sampler(config, model, options, jit=True):
     """(params, labels, seed, row) -> `Drawn`, see `ImageSampler`."""
-    return ImageSampler(
-        call_of(model), make_process(config), make_codec(config), model.null_label, options, jit=jit
-    )
+    return ImageSampler(call_of(model), make_process(config), make_codec(config), model.null_label, options, jit=jit)
 
 
 def call_of(model):

@@ -1,6 +1,6 @@
 """How good a trained model is:
 
-    python -m dit_tf.evaluate --workdir=runs/digits --likelihood --output=metrics.json
+python -m dit_tf.evaluate --workdir=runs/digits --likelihood --output=metrics.json
 """
 
 import json
@@ -101,8 +101,8 @@ def evaluated(likelihood, params, images, labels, options, first, wanted):
     )  # fmt: skip
     if not finished.numpy()[:wanted].all():
         raise ValueError(
-            "--solver=dopri5 did not reach the end: its steps became too many or too small; raise --atol and --rtol, or "
-            "take --solver=heun."
+            "--solver=dopri5 did not reach the end: its steps became too many or too small; raise --atol and --rtol, "
+            "or take --solver=heun."
         )
     return {"bits_per_dim": bits.numpy()[:wanted].tolist(), "evaluations": evaluations.numpy()[:wanted].tolist()}
 
@@ -115,7 +115,8 @@ def write_metrics(path, batches, provenance):
     metrics = dict(bits_per_dim=float(bits.mean()), bits_per_dim_standard_error=error, provenance=provenance)
     replace_file(path, (json.dumps(metrics, indent=1) + "\n").encode())
     print(f"{len(bits)} images, {evaluations.mean():.1f} function evaluations per image")
-    print(f"bits per dimension {bits.mean():.4f}" + (f" +- {error:.4f} (standard error)" if error else "") + f": {path}")
+    spread = f" +- {error:.4f} (standard error)" if error else ""
+    print(f"bits per dimension {bits.mean():.4f}{spread}: {path}")
 
 
 if __name__ == "__main__":

@@ -23,10 +23,13 @@ from dit_tf.transport.transport import LOSS_WEIGHTS, TIME_DISTRIBUTIONS
 FLAGS = flags.FLAGS
 
 
-def run(main, define):
-    """Parse the command line and call main(options). Bad input ends in one sentence and exit code 1."""
+def run(main, define, resumes=True):
+    """Parse the command line and call main(options). Bad input ends in one sentence and exit code 1.
+
+    resumes: whether the same command, after an interruption, goes on where it stopped.
+    """
     define(FLAGS)
-    app.run(lambda argv: _guarded(main, argv))
+    app.run(lambda argv: _guarded(main, argv, resumes))
 
 
 def _quieten_libraries():
@@ -37,7 +40,7 @@ def _quieten_libraries():
         standard_logging.getLogger("dit_tf").setLevel("WARNING")
 
 
-def _guarded(main, argv):
+def _guarded(main, argv, resumes):
     _quieten_libraries()
     command = f"dit_tf.{os.path.splitext(os.path.basename(argv[0]))[0]}"
     try:
@@ -48,7 +51,8 @@ def _guarded(main, argv):
         logging.debug("Where it was raised:", exc_info=True)  # shown with --verbosity=1
         sys.exit(f"{command}: {error}")
     except KeyboardInterrupt:
-        print(f"\n{command}: interrupted; the same command goes on where it stopped.", file=sys.stderr)
+        consequence = "the same command goes on where it stopped" if resumes else "nothing was written"
+        print(f"\n{command}: interrupted; {consequence}.", file=sys.stderr)
         sys.exit(130)
 
 
@@ -136,7 +140,7 @@ def define_evaluate(values):
     define.string("data_dir", None, "Where prepared data sets lie; default: TensorFlow Datasets' own.")
     define.string("split", "test", "Split of the training's data set.")
     define.integer("num_examples", None, "Only the first so many images; default: the whole split.")
-    define.string("solver", None, f"Of the probability flow: {', '.join(LIKELIHOOD_SOLVERS)}; the first is the default.")
+    define.string("solver", None, f"Of the probability flow: {', '.join(LIKELIHOOD_SOLVERS)}; default: the first.")
     define.integer("num_steps", None, "Steps of heun and euler (default: 125), or timesteps of a DDPM (default: all).")
     define.float("atol", 1e-5, "Absolute tolerance of dopri5.")
     define.float("rtol", 1e-5, "Relative tolerance of dopri5.")

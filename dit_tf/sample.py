@@ -1,7 +1,7 @@
 """Draw images from a trained model:
 
-    python -m dit_tf.sample --workdir=runs/digits --labels=3,1,4 --cfg_scale=1.5 --output=grid.png
-    python -m dit_tf.sample --workdir=runs/digits --num_samples=50000 --output=samples.npz
+python -m dit_tf.sample --workdir=runs/digits --labels=3,1,4 --cfg_scale=1.5 --output=grid.png
+python -m dit_tf.sample --workdir=runs/digits --num_samples=50000 --output=samples.npz
 """
 
 import dataclasses
@@ -79,9 +79,9 @@ def report(work):
             "many or too small; raise --atol and --rtol, or take --solver=heun."
         )
     e = work.evaluations
-    return (
-        f"{e.mean():.1f} function evaluations per image ({e.min()} to {e.max()}), {work.rejected.mean():.1f} steps rejected"
-    )
+    accepted = (e - 2) // 6 - work.rejected  # two evaluations at the start, six for each step that is tried
+    steps = f"{accepted.mean():.1f} steps accepted and {work.rejected.mean():.1f} rejected"
+    return f"{e.mean():.1f} function evaluations per image ({e.min()} to {e.max()}); {steps}"
 
 
 def requested_labels(options, num_classes):
@@ -99,4 +99,4 @@ def requested_labels(options, num_classes):
 
 
 if __name__ == "__main__":
-    flags.run(main, flags.define_sample)
+    flags.run(main, flags.define_sample, resumes=False)

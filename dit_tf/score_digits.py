@@ -129,4 +129,4 @@ def summary(scores, samples, train_seconds, total_seconds):
 
 
 if __name__ == "__main__":
-    flags.run(main, flags.define_score_digits)
+    flags.run(main, flags.define_score_digits, resumes=False)

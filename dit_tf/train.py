@@ -30,7 +30,7 @@ def main(options):
     check_batch("--global_batch_size", options.global_batch_size, strategy)
     builder = open_dataset(options.dataset, options.data_dir)
     config = run_config(options, dataset_spec(builder, options.split))
-    workdir = options.workdir or f"runs/{config.dataset}-{config.model.replace('/', '-')}"
+    workdir = options.workdir or default_workdir(config)
     checkpoints = Checkpoints(workdir, keep=options.keep_checkpoints)
     check_same_run(config, checkpoints)
 
@@ -82,6 +82,11 @@ def run_config(options, spec):
     flagged["learn_sigma"] = learn_sigma
     from_data = dict(image_size=size, channels=spec.channels, num_classes=spec.num_classes, horizontal_flip=flip)
     return RunConfig(**flagged | from_data)
+
+
+def default_workdir(config):
+    name = config.model.replace("DiT", "SiT") if config.objective == "flow" else config.model
+    return f"runs/{config.dataset}-{name.replace('/', '-')}"
 
 
 def check_intervals(options):

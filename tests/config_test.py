@@ -32,7 +32,9 @@ def test_differences_name_the_flag_and_both_values():
 @pytest.mark.parametrize(
     "field, value, rule",
     [
-        ("objective", "flaw", "must be one of ddpm.*, got 'flaw'"),
+        ("objective", "flaw", "must be one of ddpm, flow, got 'flaw'"),
+        ("path", "gvp", "goes with --objective=flow, got --path=gvp with --objective=ddpm"),
+        ("loss_weight", "velocity", "goes with --objective=flow, got --loss_weight=velocity"),
         ("precision", "float16", "must be one of float32, bfloat16, got 'float16'"),
         ("class_dropout_prob", -0.1, "must be at least 0.0 and below 1.0, got -0.1"),
         ("class_dropout_prob", 1.0, "must be at least 0.0 and below 1.0, got 1.0"),

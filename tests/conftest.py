@@ -1,5 +1,8 @@
-"""Golden arrays of DiT's diffusion package, their stub denoiser and the measure of agreement with them."""
+"""Golden arrays of DiT's diffusion and SiT's transport package, their stub models and the measure of agreement."""
 
+import functools
+import json
+import math
 import pathlib
 import subprocess
 import sys
@@ -14,18 +17,19 @@ tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
 )
 
-_GOLDENS = pathlib.Path(__file__).parents[0] / "goldens" / "diffusion"
+_GOLDENS = pathlib.Path(__file__).parents[0] / "goldens"
+
+
+@functools.cache  # the largest file has a thousand arrays; nobody writes to them
+def _read_images_last(path):
+    with np.load(path) as arrays:
+        return {key: np.moveaxis(a, -3, -1) if a.ndim >= 4 else a for key, a in arrays.items()}
 
 
 @pytest.fixture(scope="session")
 def golden():
     """golden(name) -> the arrays of goldens/diffusion/name.npz; images (rank 4 and 5) are NCHW there, NHWC here."""
-
-    def read(name):
-        with np.load(_GOLDENS / f"{name}.npz") as arrays:
-            return {key: np.moveaxis(a, -3, -1) if a.ndim >= 4 else a for key, a in arrays.items()}
-
-    return read
+    return lambda name: _read_images_last(_GOLDENS / "diffusion" / f"{name}.npz")
 
 
 @pytest.fixture(scope="session")
@@ -39,6 +43,35 @@ def stub():
         def model_fn(x, t):
             time_term = tf.cos(0.005 * tf.cast(t, tf.float32))[:, None] * u
             return tf.einsum("nhwc,oc->nhwo", x, w) + (time_term + label_term)[:, None, None]
+
+        return model_fn
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def transport_golden():
+    """transport_golden(name) -> the arrays of goldens/transport/name.npz, images NHWC as in `golden`."""
+    return lambda name: _read_images_last(_GOLDENS / "transport" / f"{name}.npz")
+
+
+@pytest.fixture(scope="session")
+def transport_index():
+    """transport_index(name) -> what goldens/transport/name.json holds: for "*_index", a list of records."""
+    return lambda name: json.loads((_GOLDENS / "transport" / f"{name}.json").read_text())
+
+
+@pytest.fixture(scope="session")
+def transport_stub():
+    """transport_stub(arrays, prediction) -> model_fn(x, t): M x + U cos(pi t) + V[y] B, of C channels."""
+
+    def build(arrays, prediction):
+        m, u, b, v = (tf.constant(arrays[f"stub/{prediction}/{k}"], tf.float32) for k in "MUBV")
+        label_term = tf.gather(v, arrays["y"])[:, None] * b
+
+        def model_fn(x, t):
+            time_term = tf.cos(math.pi * tf.cast(t, tf.float32))[:, None] * u
+            return tf.einsum("nhwc,oc->nhwo", x, m) + (time_term + label_term)[:, None, None]
 
         return model_fn
 
@@ -115,8 +148,17 @@ def tiny_flags(tmp_path_factory):
 @pytest.fixture(scope="session")
 def trained(tiny_flags, tmp_path_factory):
     """The work directory of one whole training of 300 steps, as the command leaves it."""
-    workdir = tmp_path_factory.mktemp("trained")
-    command = [sys.executable, "-m", "dit_tf.train", *tiny_flags, f"--workdir={workdir}", "--train_steps=300"]
+    return _train(tmp_path_factory.mktemp("trained"), *tiny_flags)
+
+
+@pytest.fixture(scope="session")
+def trained_flow(tiny_flags, tmp_path_factory):
+    """The same with --objective=flow."""
+    return _train(tmp_path_factory.mktemp("trained_flow"), *tiny_flags, "--objective=flow")
+
+
+def _train(workdir, *arguments):
+    command = [sys.executable, "-m", "dit_tf.train", *arguments, f"--workdir={workdir}", "--train_steps=300"]
     process = subprocess.run(command, capture_output=True, text=True)
     assert process.returncode == 0, process.stderr
     return workdir

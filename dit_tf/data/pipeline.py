@@ -190,7 +190,8 @@ def images_in_order(builder, split, *, image_size, batch_size):
     shape = builder.info.features["image"].shape
 
     def prepare(record):
-        return preprocessing.centre_crop(preprocessing.decode_image(record["image"], shape), image_size), record["label"]
+        image = preprocessing.decode_image(record["image"], shape)
+        return preprocessing.centre_crop(image, image_size), record["label"]
 
     records = _encoded_records(builder, split).map(prepare, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     yield from records.batch(batch_size).prefetch(tf.data.AUTOTUNE).as_numpy_iterator()

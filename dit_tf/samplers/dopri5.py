@@ -76,7 +76,7 @@ def dopri5(derivative, x, start, end, *, atol, rtol, max_steps=1000):
     in the program. A step with a derivative that is not finite is rejected, as any whose error is too large.
     x: a tensor (N, ...) float32 or a nest of them with one N. Rows do not see each other.
     start, end, atol, rtol: float32 scalars, tensors if one program is to serve several. A step is accepted where the
-    root mean square, over a row's entries in all tensors, of error / (atol + rtol max(|x before|, |x after|)) is at
+    root mean square, over a row's entries of each tensor, of error / (atol + rtol max(|x before|, |x after|)) is at
     most 1. atol is positive.
     max_steps: steps a row may try, rejected ones included.
     """
@@ -91,7 +91,6 @@ def dopri5(derivative, x, start, end, *, atol, rtol, max_steps=1000):
     def body(s):
         reaches_end = _STRETCH * s.step >= tf.abs(end - s.t)
         target = tf.where(reaches_end, end, s.t + direction * s.step)
-        target = tf.where(s.active, target, s.t)
         dt = target - s.t  # what float32 makes of the step
 
         x = _advance(s.x, dt, s.stages, weights[s.turn])
@@ -141,15 +140,16 @@ def dopri5(derivative, x, start, end, *, atol, rtol, max_steps=1000):
 
 
 def _norm(value, x, y, atol, rtol):
-    """(N,): the root mean square of value / (atol + rtol max(|x|, |y|)); infinite where value or y is not finite."""
+    """(N,): the root mean square of value / (atol + rtol max(|x|, |y|)), the largest of a nest's tensors; infinite
+    where value or y is not finite. (In a mean over all, an image's entries would outvote the one of its density.)"""
 
     def squares(v, x, y):
         scaled = tf.square(v / (atol + rtol * tf.maximum(tf.abs(x), tf.abs(y))))
-        scaled = tf.where(tf.math.is_finite(v) & tf.math.is_finite(y), scaled, np.inf)
-        return tf.reduce_sum(scaled, axis=list(range(1, v.shape.rank)))
+        scaled = tf.where(tf.math.is_finite(scaled) & tf.math.is_finite(y), scaled, np.inf)  # NaN has no verdict
+        return tf.reduce_mean(scaled, axis=list(range(1, v.shape.rank))) if v.shape.rank > 1 else scaled
 
-    total = tf.add_n([squares(*leaves) for leaves in zip(*map(tf.nest.flatten, (value, x, y)))])
-    return tf.sqrt(total / sum(leaf.shape[1:].num_elements() for leaf in tf.nest.flatten(x)))
+    leaves = zip(*map(tf.nest.flatten, (value, x, y)))
+    return tf.sqrt(tf.reduce_max(tf.stack([squares(*leaf) for leaf in leaves]), axis=0))
 
 
 def _factor(error, rejected_last):

@@ -102,7 +102,7 @@ def in_batches(sample, params, labels, seed, batch_size):
         padded = np.resize(labels[first : first + batch_size], batch_size).astype(np.int32)
         drawn = sample(params, tf.constant(padded), tf.constant(seed, tf.int64), tf.constant(rows))
         count = min(batch_size, len(labels) - first)
-        yield labels[first : first + count], tf.nest.map_structure(lambda x: x.numpy()[:count], drawn)
+        yield labels[first : first + count], tf.nest.map_structure(lambda x, count=count: x.numpy()[:count], drawn)
 
 
 def random_labels(seed, count, num_classes):

@@ -54,8 +54,8 @@ class Recurrence(NamedTuple):
 
     def cast(self):
         """The table as the loop takes it: float32, and int32 draws."""
-        arrays = (np.asarray(array, np.int32 if name == "draw" else np.float32) for name, array in zip(self._fields, self))
-        return Recurrence(*arrays)
+        dtypes = dict.fromkeys(self._fields, np.float32) | dict(draw=np.int32)
+        return Recurrence(**{name: np.asarray(array, dtypes[name]) for name, array in self._asdict().items()})
 
 
 def run_recurrence(derivative, x, recurrence, seeds=None):

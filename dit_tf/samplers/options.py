@@ -3,6 +3,7 @@
 import dataclasses
 
 from dit_tf.samplers.sde import DIFFUSIONS, LAST_STEPS
+from dit_tf.transport.transport import SAMPLE_EPS
 
 SAMPLERS_OF = {"ddpm": ("ddpm", "ddim", "dpmpp", "ode"), "flow": ("ode", "sde")}  # by the objective of the training
 SAMPLERS = ("ddpm", "ddim", "dpmpp", "ode", "sde")
@@ -43,14 +44,15 @@ class SamplerOptions:
         _one_of("last_step", self.last_step, LAST_STEPS)
         if not 0.0 <= self.eta <= 1.0:
             raise ValueError(f"--eta must be from 0 to 1, got {self.eta}.")
-        for name in ("cfg_scale", "diffusion_norm", "diffusion_eta"):
+        for name in ("cfg_scale", "diffusion_norm"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"--{name} must not be negative, got {getattr(self, name)}.")
-        for name in ("timestep_shift", "atol", "rtol"):
+        for name in ("timestep_shift", "atol", "rtol", "diffusion_eta"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"--{name} must be positive, got {getattr(self, name)}.")
-        if not 0.0 < self.last_step_size < 1.0:
-            raise ValueError(f"--last_step_size must be above 0 and below 1, got {self.last_step_size}.")
+        longest = 1.0 - SAMPLE_EPS  # other steps may have to start this far from the end
+        if not 0.0 < self.last_step_size < longest:
+            raise ValueError(f"--last_step_size must be above 0 and below {longest}, got {self.last_step_size}.")
         low, high = self.guidance_interval
         if not 0.0 <= low < high <= 1.0:
             raise ValueError(f"--guidance_interval must be LOW,HIGH with 0 <= LOW < HIGH <= 1, got {low},{high}.")
@@ -75,9 +77,8 @@ class SamplerOptions:
         for name, samplers in _GOES_WITH.items():
             value = getattr(self, name)
             if value != getattr(SamplerOptions, name) and sampler not in samplers:
-                raise ValueError(
-                    f"--{name} goes with --sampler={' or '.join(samplers)}, got --{name}={value} with --sampler={sampler}."
-                )
+                given = f"--{name}={value} with --sampler={sampler}"
+                raise ValueError(f"--{name} goes with --sampler={' or '.join(samplers)}, got {given}.")
         num_steps = self._num_steps_of(sampler, solver, process)
         if self.guided and null_label is None:
             raise ValueError(

@@ -50,12 +50,17 @@ def make_solver(process, options, clip_denoised):
     chain = process.keeping(kept)
     if options.sampler in ("ddpm", "ddim"):
         return _chained(chain, options, clip_denoised)
-    table = dpm_solver.dpm_solver_pp if options.sampler == "dpmpp" else getattr(probability_flow, options.solver)
 
     def derivative_of(model_fn):
         return probability_flow.denoise(chain, model_fn, clip_denoised)
 
-    return _tabled(derivative_of, table(chain), stochastic=False)
+    return _tabled(derivative_of, _chain_table(chain, options), stochastic=False)
+
+
+def _chain_table(chain, options):
+    if options.sampler == "dpmpp":
+        return dpm_solver.dpm_solver_pp(chain)
+    return (probability_flow.euler if options.solver == "euler" else probability_flow.heun)(chain)
 
 
 def _flow_table(transport, options):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dit_tf.diffusion.gaussian_diffusion import GaussianDiffusion
-from dit_tf.diffusion.respace import respaced_betas, space_timesteps
+from dit_tf.diffusion.respace import respaced_betas, shifted_timesteps, space_timesteps
 from dit_tf.diffusion.schedules import Schedule, linear_betas
 
 _TABLE = json.loads((pathlib.Path(__file__).parents[1] / "goldens/diffusion/space_timesteps.json").read_text())
@@ -69,3 +69,36 @@ def test_tables_agree_with_dit(golden, respacing):
 def test_other_texts_are_refused(respacing):
     with pytest.raises(ValueError, match=respacing):
         space_timesteps(1000, respacing)
+
+
+@pytest.mark.parametrize("shift", [0.25, 2.0, 4.0])
+def test_a_shift_moves_the_timesteps_and_keeps_both_ends(shift):
+    """u' / (1 - u') = shift u / (1 - u), equation 23 as odds; half a timestep of rounding."""
+    kept, u = shifted_timesteps(1000, 50, shift), np.linspace(0, 1, 50)
+    assert (kept.dtype, len(kept), kept[0], kept[-1]) == (np.int64, 50, 0, 999)
+    odds = shift * u[:-1] / (1 - u[:-1])
+    np.testing.assert_allclose(kept[:-1], 999 * odds / (1 + odds), rtol=0, atol=0.5 + 1e-9)
+    assert (np.diff(kept) > 0).all()
+
+
+def test_the_inverse_shift_mirrors_the_timesteps():
+    """Exchanging noise and data exchanges shift and 1 / shift."""
+    np.testing.assert_array_equal(shifted_timesteps(1000, 50, 0.25), 999 - shifted_timesteps(1000, 50, 4.0)[::-1])
+
+
+@pytest.mark.parametrize("count", [1, 21, 250, 1000])
+def test_a_shift_of_one_is_none(count):
+    """21: a plain rounding of the even grid differs from DiT's there."""
+    np.testing.assert_array_equal(shifted_timesteps(1000, count, 1), space_timesteps(1000, str(count)))
+
+
+@pytest.mark.parametrize("shift", [0.0, -2.0, float("nan"), float("inf")])
+def test_a_shift_that_is_not_positive_is_refused(shift):
+    with pytest.raises(ValueError, match=f"--timestep_shift must be positive and finite, got {shift}"):
+        shifted_timesteps(1000, 10, shift)
+
+
+@pytest.mark.parametrize("shift", [0.1, 10.0])
+def test_a_shift_that_merges_timesteps_is_refused(shift):
+    with pytest.raises(ValueError, match=f"--timestep_shift must leave .* differ: of 250 .* {shift} on 1000"):
+        shifted_timesteps(1000, 250, shift)

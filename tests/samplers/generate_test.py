@@ -77,7 +77,7 @@ def sampler(options, deviation=0.5):
 
 
 def images_of(sample, params, labels, seed, batch_size):
-    return np.concatenate([drawn.images for _, drawn in in_batches(sample, params, labels, seed, batch_size)])
+    return np.concatenate([batch.images for _, batch in in_batches(sample, params, labels, seed, batch_size)])
 
 
 def assert_within_one_grey_level(actual, expected):
@@ -103,7 +103,9 @@ def whole(sample, params):
     return images
 
 
-@pytest.mark.parametrize("options, scale", [(_DDPM, 1.0), (_GUIDED, 2.0), (SamplerOptions("ddpm", 1, cfg_scale=1.5), 1.5)])
+@pytest.mark.parametrize(
+    "options, scale", [(_DDPM, 1.0), (_GUIDED, 2.0), (SamplerOptions("ddpm", 1, cfg_scale=1.5), 1.5)]
+)
 def test_a_class_of_one_image_is_sampled_as_that_image(params, options, scale):
     """Guided, it is null + scale (image - null): the noise is linear in the image, and so is what remains of it."""
     images = images_of(sampler(options, deviation=0.0), params, _LABELS, 5, _N)
@@ -247,8 +249,9 @@ def test_random_labels_are_a_function_of_seed_and_index():
         (dict(sampler="ode", solver="dopri5", num_steps=4), "--num_steps goes with solvers of fixed steps.*=4"),
         (dict(sampler="ddim", rtol=0.1), "--rtol goes with --solver=dopri5, got --rtol=0.1"),
         (dict(atol=0.0), "--atol must be positive, got 0.0"),
+        (dict(diffusion_eta=0.0), "--diffusion_eta must be positive, got 0.0"),
         (dict(timestep_shift=-1.0), "--timestep_shift must be positive, got -1.0"),
-        (dict(last_step_size=1.0), "--last_step_size must be above 0 and below 1, got 1.0"),
+        (dict(last_step_size=1.0), "--last_step_size must be above 0 and below 0.999, got 1.0"),
         (dict(last_step="heun"), "--last_step must be one of none, mean, tweedie, euler, got 'heun'"),
         (dict(diffusion="beta"), "--diffusion must be one of constant, .*, got 'beta'"),
         (dict(guidance_interval=(0.5, 0.5)), "--guidance_interval must be LOW,HIGH .*, got 0.5,0.5"),

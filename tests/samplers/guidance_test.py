@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from dit_tf.samplers.guidance import condition, guide
+from dit_tf.samplers.guidance import condition, guide, within
 
 _N, _NULL = 3, 10
 _X = np.random.default_rng(0).standard_normal((_N, 2, 2, 4)).astype(np.float32)
@@ -71,3 +71,37 @@ def test_guidance_that_cannot_be_is_refused():
         guide(_model, _LABELS, _NULL, 4.0, channels=0)
     with pytest.raises(ValueError, match="5 channels of 4"):
         guide(_model, _LABELS, _NULL, 4.0, channels=5)(_X, _T)
+
+
+def _recording(rows):
+    def model(x, t, y):
+        rows.append(int(tf.shape(x)[0]))
+        return _model(x, t, y)
+
+    return model
+
+
+def test_outside_its_interval_nothing_is_guided_and_the_batch_is_not_doubled():
+    """The place between noise and data of timesteps 5, 6, 7 of 10 is 0.5, 0.4, 0.3."""
+    rows = []
+
+    def guided(low, high):
+        active = within(low, high, lambda t: 1.0 - t / 10.0)
+        return guide(_recording(rows), _LABELS, _NULL, 4.0, active=active)(_X, _T)
+
+    everywhere = guide(_model, _LABELS, _NULL, 4.0)(_X, _T)
+    np.testing.assert_allclose(guided(0.0, 1.0), everywhere, rtol=1e-6)
+    np.testing.assert_array_equal(guided(0.6, 1.0), _CONDITIONAL)
+    some = guided(0.35, 0.45)  # the middle row alone; the others have scale 1 in a doubled batch
+    np.testing.assert_allclose(some[1], everywhere[1], rtol=1e-6)
+    np.testing.assert_allclose(some[0], _CONDITIONAL[0], atol=1e-6)
+    np.testing.assert_allclose(some[2], _CONDITIONAL[2], atol=1e-6)
+    assert rows == [2 * _N, _N, 2 * _N]
+
+
+def test_an_interval_compiles_to_a_choice(assert_agrees):
+    active = within(0.35, 1.0, lambda t: 1.0 - t / 10.0)
+    compiled = tf.function(lambda t: guide(_model, _LABELS, _NULL, 4.0, active=active)(_X, t), jit_compile=True)
+    for t in (_T, tf.constant([8, 9, 9])):
+        assert_agrees(compiled(t), guide(_model, _LABELS, _NULL, 4.0, active=active)(_X, t).numpy())
+    assert_agrees(compiled(tf.constant([8, 9, 9])), condition(_model, _LABELS)(_X, tf.constant([8, 9, 9])).numpy())

@@ -20,7 +20,7 @@ from dit_tf.config import RunConfig
 from dit_tf.diffusion.likelihood import bits_per_dim
 from dit_tf.models.costs import abstract, call_with, count_macs
 from dit_tf.runtime.seeds import RowSeeds
-from dit_tf.samplers.generate import SamplerOptions
+from dit_tf.samplers.options import SamplerOptions
 from dit_tf.samplers.guidance import condition
 
 jax.config.update("jax_enable_x64", True)  # seeds have 64 bits
@@ -36,11 +36,34 @@ def bpd(params, images, labels, seed, row):
     model_fn = condition(lambda x, t, y: call_with(model, params, (x, t, y)), labels)
     return tuple(bits_per_dim(build.make_process(config), model_fn, images, RowSeeds(seed, row)))
 
-sampler = build.make_sampler(config, model, SamplerOptions("ddim", steps, eta=0.5, cfg_scale=2.0))
-programs = {"guided ddim": (sampler, (params, row, seed, row)), "bits per dim": (bpd, (params, images, row, seed, row))}
+flow_config = RunConfig(model="DiT-Mi/2", objective="flow", learn_sigma=False, precision="bfloat16")
+flow_model = abstract(lambda: build.make_model(flow_config))
+flow_params = [tf.TensorSpec(v.shape, v.dtype) for v in flow_model.trainable_variables]
+pixels = tf.TensorSpec(images.shape, tf.uint8)
+
+def sampler(*arguments, flow=False, **more):
+    chosen = (flow_config, flow_model) if flow else (config, model)
+    made = build.make_sampler(*chosen, SamplerOptions(*arguments, **more))
+    controls = tf.nest.map_structure(lambda array: tf.TensorSpec(array.shape, array.dtype), made.controls)
+    return made.program, (flow_params if flow else params, row, seed, row, controls)
+
+def likelihood(**more):
+    return build.make_likelihood(flow_config, flow_model, **more), (flow_params, pixels, row, seed, row)
+
+programs = {
+    "guided ddim": sampler("ddim", steps, eta=0.5, cfg_scale=2.0),
+    "dpm-solver++": sampler("dpmpp", steps, cfg_scale=2.0),
+    "adaptive ddpm": sampler("ode", solver="dopri5", cfg_scale=2.0),
+    "heun in an interval": sampler("ode", steps // 2, cfg_scale=2.0, guidance_interval=(0.2, 0.8), flow=True),
+    "stochastic": sampler("sde", steps, cfg_scale=2.0, flow=True),
+    "adaptive": sampler("ode", solver="dopri5", cfg_scale=2.0, flow=True),
+    "bits per dim": (bpd, (params, images, row, seed, row)),
+    "flow's bits per dim": likelihood(),
+    "flow's bits per dim, heun": likelihood(solver="heun", num_steps=steps // 2),
+}
 for name, (function, specs) in programs.items():
     report, text = tpu_compiler.compile_function(function, specs, topology="v3:2x2")
-    weight_bytes = 4 * sum(v.shape.num_elements() for v in params)
+    weight_bytes = 4 * sum(v.shape.num_elements() for v in specs[0])
     print(json.dumps([name, dict(dataclasses.asdict(report), text=text, macs=count_macs(model), weights=weight_bytes)]))
 """
 
@@ -65,14 +88,25 @@ def loops(text):
     return [int(limit[0]) if len(limit) == 1 else None for limit in limits] + [None] * (len(bodies) - len(limits))
 
 
+_IMAGES, _ROWS = rf"\(u8\[{_BATCH},8,8,1\]", rf"\(f32\[{_BATCH}\]"
+_ADAPTIVE = None  # a loop that ends when its rows do
+
+
 @pytest.mark.parametrize(
     "name, steps, rows, result",
     [
-        ("guided ddim", _STEPS, 2 * _BATCH, rf"u8\[{_BATCH},8,8,1\]"),
+        ("guided ddim", _STEPS, 2 * _BATCH, _IMAGES),
+        ("dpm-solver++", _STEPS, 2 * _BATCH, _IMAGES),
+        ("adaptive ddpm", _ADAPTIVE, 4 * _BATCH, _IMAGES),  # in the loop and after it
+        ("heun in an interval", _STEPS, 2 * _BATCH, _IMAGES),  # two halves of a step are two turns
+        ("stochastic", _STEPS, 2 * _BATCH, _IMAGES),
+        ("adaptive", _ADAPTIVE, 2 * _BATCH, _IMAGES),
         ("bits per dim", _TIMESTEPS, _BATCH, rf"\((f32\[{_BATCH}\]\S* ){{2}}f32\[{_BATCH},{_TIMESTEPS}\]"),
+        ("flow's bits per dim", _ADAPTIVE, 2 * _BATCH, _ROWS),  # the network and its gradient with respect to x
+        ("flow's bits per dim, heun", _STEPS, 2 * _BATCH, _ROWS),
     ],
 )
-def test_the_tpu_program_is_one_static_loop_without_the_host(compiled, name, steps, rows, result):
+def test_the_tpu_program_is_one_loop_without_the_host(compiled, name, steps, rows, result):
     report = compiled[name]
     assert re.search(rf"->{result}", report["text"].split("\n", 1)[0])
     assert loops(report["text"]) == [steps]

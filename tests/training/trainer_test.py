@@ -177,8 +177,17 @@ def assert_a_good_tpu_program(report, memory, all_reduces=1):
     assert report["host_operations"] == 0
 
 
-def test_the_tpu_compiler_takes_the_train_step():
-    report = compile_for_tpu("v3:2x2", per_core=16)
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {},
+        dict(objective="flow", learn_sigma=False),
+        dict(objective="flow", path="vp", prediction="score", loss_weight="likelihood"),
+    ],
+    ids=["ddpm", "flow", "score"],
+)
+def test_the_tpu_compiler_takes_the_train_step(overrides):
+    report = compile_for_tpu("v3:2x2", per_core=16, **overrides)
     assert report["cores"] == 8
     assert_a_good_tpu_program(report, memory=16 * 2**30)
 
