@@ -15,9 +15,10 @@ from dit_tf.models.codec import PixelCodec
 from dit_tf.models.costs import call_with
 from dit_tf.models.dit import DiT, size_of
 from dit_tf.runtime.checkpoint import Checkpoints
+from dit_tf.runtime.distribution import is_tpu
 from dit_tf.runtime.seeds import RowSeeds
 from dit_tf.samplers import likelihood as flow
-from dit_tf.samplers.generate import ImageSampler
+from dit_tf.samplers.generate import ImageSampler, on_replicas
 from dit_tf.samplers.guidance import condition
 from dit_tf.training.optimizer import AdamW
 from dit_tf.training.train_step import TrainStep
@@ -78,9 +79,9 @@ def make_trainer(config, *, stop_step, steps_per_execution=1, jit=True):
     return DiTTrainer(step, seed=config.seed, stop_step=stop_step, steps_per_execution=steps_per_execution, jit=jit)
 
 
-def make_sampler(config, model, options, jit=True):
+def make_sampler(config, model, options, strategy=None):
     """(params, labels, seed, row) -> `Drawn`, see `ImageSampler`."""
-    return ImageSampler(call_of(model), make_process(config), make_codec(config), model.null_label, options, jit=jit)
+    return ImageSampler(call_of(model), make_process(config), make_codec(config), model.null_label, options, strategy)
 
 
 def call_of(model):
@@ -88,7 +89,7 @@ def call_of(model):
     return lambda params, x, t, y: call_with(model, params, (x, t, y))
 
 
-def make_likelihood(config, model, jit=True, *, num_steps=None, solver="dopri5", atol=1e-5, rtol=1e-5):
+def make_likelihood(config, model, strategy=None, *, num_steps=None, solver="dopri5", atol=1e-5, rtol=1e-5):
     """(params, images (N, H, W, C) uint8, labels (N,), seed, row (N,)) -> (bits per dimension, function evaluations,
     whether the end was reached), each (N,), of images given their labels.
 
@@ -107,7 +108,8 @@ def make_likelihood(config, model, jit=True, *, num_steps=None, solver="dopri5",
         total = variational.bits_per_dim(chain, model_fn, x, seeds, clip_denoised=codec.bounded).total_bpd
         return total, tf.fill(tf.shape(row), chain.num_timesteps), tf.fill(tf.shape(row), True)
 
-    return tf.function(bits, jit_compile=jit, autograph=False)
+    function = tf.function(bits, jit_compile=not is_tpu(strategy), autograph=False)
+    return function if strategy is None else on_replicas(function, strategy)
 
 
 def weights_of(model):

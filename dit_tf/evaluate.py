@@ -13,10 +13,9 @@ import tqdm
 import dit_tf
 from dit_tf import build, flags
 from dit_tf.data.pipeline import dataset_spec, images_in_order, open_dataset
-from dit_tf.runtime.distribution import check_batch, is_tpu, make_strategy
+from dit_tf.runtime.distribution import check_batch, make_strategy
 from dit_tf.runtime.image_files import replace_file
 from dit_tf.runtime.partial_results import PartialResults
-from dit_tf.samplers.generate import on_replicas
 from dit_tf.samplers.likelihood import SOLVERS
 
 HEUN_STEPS = 125
@@ -37,7 +36,7 @@ def main(options):
     builder = open_dataset(config.dataset, options.data_dir)
     count = num_examples(options, dataset_spec(builder, options.split).num_examples)
     model = build.load_model(path)
-    likelihood = on_replicas(build.make_likelihood(config, model, not is_tpu(strategy), **method), strategy)
+    likelihood = build.make_likelihood(config, model, strategy, **method)
 
     provenance = dict(
         dit_tf=dit_tf.__version__, tensorflow=tf.__version__, model=path, objective=config.objective, **method,

@@ -11,9 +11,9 @@ import tensorflow as tf
 import tqdm
 
 from dit_tf import build, flags
-from dit_tf.runtime.distribution import check_batch, is_tpu, make_strategy
+from dit_tf.runtime.distribution import check_batch, make_strategy
 from dit_tf.runtime.image_files import write_grid, write_npz
-from dit_tf.samplers.generate import in_batches, on_replicas, random_labels
+from dit_tf.samplers.generate import in_batches, random_labels
 from dit_tf.samplers.options import SamplerOptions
 
 
@@ -29,15 +29,14 @@ def main(options):
     asked = sampler_options(options)
     labels = requested_labels(options, config.num_classes)
     model = build.load_model(path)
-    sampler = build.make_sampler(config, model, asked, jit=not is_tpu(strategy))
-    sample = on_replicas(sampler, strategy)
+    sampler = build.make_sampler(config, model, asked, strategy)
 
     replicas = strategy.num_replicas_in_sync
     batch_size = min(options.batch_size, -(-len(labels) // replicas) * replicas)
     batches = []
     print(plan(sampler))
     with tqdm.tqdm(total=len(labels), unit="image", desc="sampling", dynamic_ncols=True) as bar:
-        for _, batch in in_batches(sample, build.weights_of(model), labels, options.seed, batch_size):
+        for _, batch in in_batches(sampler, build.weights_of(model), labels, options.seed, batch_size):
             batches.append(batch)
             bar.update(len(batch.images))
     images, work = tf.nest.map_structure(lambda *parts: np.concatenate(parts), *batches)

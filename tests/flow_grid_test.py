@@ -94,7 +94,7 @@ class _Programs:
         key = precision, sampler.options.sampler, sampler.solver.evaluations, adaptive
         program = self._programs.setdefault(key, sampler.program)
         controls = tf.nest.map_structure(tf.constant, sampler.controls)
-        return program(params, tf.range(_N), tf.constant(0, tf.int64), tf.range(_N), controls)
+        return program((params, controls), tf.range(_N), tf.constant(0, tf.int64), tf.range(_N))
 
     def traces(self):
         return [program.experimental_get_tracing_count() for program in self._programs.values()]

@@ -113,6 +113,10 @@ def test_bad_input_ends_in_one_sentence_without_a_traceback(command, tmp_path):
         ("--global_batch_size=0", ["--global_batch_size", "positive multiple", "got 0"]),
         ("--precision=float16", ["--precision", "float16", "bfloat16"]),
         ("--objective=gan", ["--objective", "gan", "ddpm"]),
+        ("--path=gvp", ["--path goes with --objective=flow", "gvp"]),
+        ("--objective=flow --path=straight", ["--path", "linear, gvp, vp", "'straight'"]),
+        ("--objective=flow --prediction=data", ["--prediction", "velocity, score, noise", "'data'"]),
+        ("--objective=flow --time_distribution=normal", ["--time_distribution", "uniform, logit_normal", "'normal'"]),
         ("--split=validation", ["split", "validation", "train, test"]),
         ("--checkpoint_every=7", ["--checkpoint_every", "multiple of --steps_per_execution", "got 7"]),
         ("--checkpoint_every=0", ["--checkpoint_every", "at least 1", "got 0"]),
@@ -122,7 +126,7 @@ def test_bad_input_ends_in_one_sentence_without_a_traceback(command, tmp_path):
     ],
 )
 def test_bad_values_name_the_flag_the_rule_and_the_value(parse, tiny_flags, tmp_path, flag, words):
-    options = parse(flags.define_train, *tiny_flags, f"--workdir={tmp_path}", flag)
+    options = parse(flags.define_train, *tiny_flags, f"--workdir={tmp_path}", *flag.split())
     with pytest.raises(ValueError) as error:
         train.main(options)
     assert all(word in str(error.value) for word in words), error.value

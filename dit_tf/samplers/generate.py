@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from dit_tf.runtime.distribution import is_tpu
 from dit_tf.runtime.seeds import RowSeeds, Stream
 from dit_tf.samplers import guidance
 from dit_tf.samplers.solvers import Work, make_solver
@@ -28,11 +29,15 @@ class ImageSampler:
     and the numbers of the solver are arguments. `with_options` gives it others.
     """
 
-    def __init__(self, call, process, codec, null_label, options, jit=True):
-        """call(params, x, t, y): the model as a function of its weights. ValueError where options do not fit it."""
+    def __init__(self, call, process, codec, null_label, options, strategy=None):
+        """call(params, x, t, y): the model as a function of its weights. ValueError where options do not fit it.
+
+        strategy: over whose replicas the rows are shared out; None is the default device.
+        """
         self._call, self._process, self._codec, self._null_label = call, process, codec, null_label
         self._set(options)
-        self.program = tf.function(self._draw, jit_compile=jit, autograph=False)
+        self.program = tf.function(self._draw, jit_compile=not is_tpu(strategy), autograph=False)
+        self._run = self.program if strategy is None else on_replicas(self.program, strategy)
 
     def _set(self, options):
         self.options = options.resolved(self._process, self._codec, self._null_label)
@@ -55,11 +60,10 @@ class ImageSampler:
         return o.sampler, o.solver, o.eta, self.solver.evaluations, shift, guidance_of
 
     def __call__(self, params, labels, seed, row):
-        controls = tf.nest.map_structure(tf.constant, self.controls)
-        return self.program(params, labels, seed, row, controls)
+        return self._run((params, tf.nest.map_structure(tf.constant, self.controls)), labels, seed, row)
 
-    def _draw(self, params, labels, seed, row, controls):
-        values, scale, interval = controls
+    def _draw(self, shared, labels, seed, row):
+        params, (values, scale, interval) = shared
         seeds = RowSeeds(seed, row)
         model_fn = self._model_fn(functools.partial(self._call, params), labels, scale, interval)
         x = seeds.normal(Stream.START, (*self._codec.input_size, self._codec.channels))
@@ -75,9 +79,9 @@ class ImageSampler:
         return guidance.guide(model, labels, self._null_label, scale, self.options.guided_channels, active)
 
 
-def on_replicas(sample, strategy):
-    """The same function (params, *tensors) of whole batches: rows are shared out in order over the replicas of a
-    strategy, scalars go to each, and every result has rows."""
+def on_replicas(function, strategy):
+    """A tf.function (shared, *tensors) as one of whole batches: the rows of tensors are shared out in order over the
+    replicas of a strategy, scalars and what is in `shared` go to each, and every result has rows."""
 
     def share(x):
         if not x.shape.rank:
@@ -85,8 +89,8 @@ def on_replicas(sample, strategy):
         parts = tf.split(x, strategy.num_replicas_in_sync)
         return strategy.experimental_distribute_values_from_function(lambda c: parts[c.replica_id_in_sync_group])
 
-    def distributed(params, *tensors):
-        results = strategy.run(sample, args=(params, *(share(x) for x in tensors)))
+    def distributed(shared, *tensors):
+        results = strategy.run(function, args=(shared, *(share(x) for x in tensors)))
         return tf.nest.map_structure(lambda x: tf.concat(strategy.experimental_local_results(x), axis=0), results)
 
     return distributed

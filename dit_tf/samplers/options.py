@@ -9,6 +9,7 @@ SAMPLERS_OF = {"ddpm": ("ddpm", "ddim", "dpmpp", "ode"), "flow": ("ode", "sde")}
 SAMPLERS = ("ddpm", "ddim", "dpmpp", "ode", "sde")
 SOLVERS_OF = {"ode": ("heun", "euler", "dopri5"), "sde": ("euler", "heun")}  # the first is the default
 DEFAULT_STEPS = {"ddpm": 250, "ddim": 250, "dpmpp": 20, "ode": 125, "sde": 250}  # the paper's 250 evaluations
+_NORMED = tuple(form for form in DIFFUSIONS if form not in ("kl", "kl_eta"))
 _GOES_WITH = {  # an option -> the samplers, or solvers, that take it
     "eta": ("ddim",),
     "diffusion": ("sde",),
@@ -50,6 +51,11 @@ class SamplerOptions:
         for name in ("timestep_shift", "atol", "rtol", "diffusion_eta"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"--{name} must be positive, got {getattr(self, name)}.")
+        for name, forms in (("diffusion_norm", _NORMED), ("diffusion_eta", ("kl_eta",))):
+            value = getattr(self, name)
+            if value != getattr(SamplerOptions, name) and self.diffusion not in forms:
+                given = f"--{name}={value} with --diffusion={self.diffusion}"
+                raise ValueError(f"--{name} goes with --diffusion={' or '.join(forms)}, got {given}.")
         longest = 1.0 - SAMPLE_EPS  # other steps may have to start this far from the end
         if not 0.0 < self.last_step_size < longest:
             raise ValueError(f"--last_step_size must be above 0 and below {longest}, got {self.last_step_size}.")

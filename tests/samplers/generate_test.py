@@ -70,10 +70,10 @@ def flow_model_of(deviation):
     return call
 
 
-def sampler(options, deviation=0.5):
+def sampler(options, deviation=0.5, strategy=None):
     if options in _OF_FLOW:
-        return ImageSampler(flow_model_of(deviation), _FLOW, _CODEC, _NULL, options)
-    return ImageSampler(model_of(deviation), _PROCESS, _CODEC, _NULL, options)
+        return ImageSampler(flow_model_of(deviation), _FLOW, _CODEC, _NULL, options, strategy)
+    return ImageSampler(model_of(deviation), _PROCESS, _CODEC, _NULL, options, strategy)
 
 
 def images_of(sample, params, labels, seed, batch_size):
@@ -90,8 +90,13 @@ def moved(images, others):
 
 
 @pytest.fixture(scope="module", params=_ALL.values(), ids=_ALL)
-def sample(request):
-    return sampler(request.param)
+def options(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def sample(options):
+    return sampler(options)
 
 
 @pytest.fixture(scope="module")
@@ -154,10 +159,26 @@ def test_rows_may_have_seeds_of_their_own(sample, params):
         assert_within_one_grey_level(images[i : i + 1], images_of(sample, params, labels[i : i + 1], seeds[i], 1))
 
 
-def test_images_are_the_same_for_every_number_of_replicas(sample, params, whole):
+def test_images_are_the_same_for_every_number_of_replicas(options, params, whole):
     strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-    images = images_of(on_replicas(sample, strategy), params, _LABELS, 5, 8)  # 8 does not divide 12 either
+    distributed = sampler(options, strategy=strategy)
+    images = images_of(distributed, params, _LABELS, 5, 8)  # 8 does not divide 12 either
     assert_within_one_grey_level(images, whole)
+
+
+def test_a_strategy_runs_a_graph_function():
+    """A TPU's takes no other, which no machine without a TPU would notice."""
+    ran = []
+
+    class Strategy(tf.distribute.MirroredStrategy):
+        def run(self, function, args=()):
+            ran.append(function)
+            return super().run(function, args)
+
+    sample = sampler(_ODE, strategy=Strategy(["CPU:0"]))
+    with pytest.raises(TypeError):
+        sample(None, tf.constant([1]), tf.constant(0), tf.constant([0]))
+    assert ran == [sample.program] and isinstance(ran[0], tf.types.experimental.GenericFunction)
 
 
 def test_replicas_take_the_rows_in_order():
@@ -223,7 +244,7 @@ def test_the_last_batch_is_filled_up_and_cut_again():
 def test_compiled_it_is_one_loop_of_known_length_and_static_shapes(params, options):
     sample = sampler(options)
     controls = tf.nest.map_structure(tf.constant, sample.controls)
-    arguments = params, tf.constant(_LABELS, tf.int32), tf.constant(0, tf.int64), tf.range(_N), controls
+    arguments = (params, controls), tf.constant(_LABELS, tf.int32), tf.constant(0, tf.int64), tf.range(_N)
     hlo = sample.program.experimental_get_compiler_ir(*arguments)(stage="optimized_hlo")
     assert re.findall(r" while\(.*known_trip_count\":\{\"n\":\"(\d+)\"", hlo) == [str(_STEPS)]
     assert len(re.findall(r" while\(", hlo)) == 1
@@ -250,6 +271,8 @@ def test_random_labels_are_a_function_of_seed_and_index():
         (dict(sampler="ddim", rtol=0.1), "--rtol goes with --solver=dopri5, got --rtol=0.1"),
         (dict(atol=0.0), "--atol must be positive, got 0.0"),
         (dict(diffusion_eta=0.0), "--diffusion_eta must be positive, got 0.0"),
+        (dict(diffusion="kl", diffusion_norm=2.0), "--diffusion_norm goes with --diffusion=constant or .*=kl"),
+        (dict(diffusion="kl", diffusion_eta=0.5), "--diffusion_eta goes with --diffusion=kl_eta, got .*=kl"),
         (dict(timestep_shift=-1.0), "--timestep_shift must be positive, got -1.0"),
         (dict(last_step_size=1.0), "--last_step_size must be above 0 and below 0.999, got 1.0"),
         (dict(last_step="heun"), "--last_step must be one of none, mean, tweedie, euler, got 'heun'"),

@@ -45,7 +45,7 @@ def sampler(*arguments, flow=False, **more):
     chosen = (flow_config, flow_model) if flow else (config, model)
     made = build.make_sampler(*chosen, SamplerOptions(*arguments, **more))
     controls = tf.nest.map_structure(lambda array: tf.TensorSpec(array.shape, array.dtype), made.controls)
-    return made.program, (flow_params if flow else params, row, seed, row, controls)
+    return made.program, ((flow_params if flow else params, controls), row, seed, row)
 
 def likelihood(**more):
     return build.make_likelihood(flow_config, flow_model, **more), (flow_params, pixels, row, seed, row)
@@ -63,7 +63,7 @@ programs = {
 }
 for name, (function, specs) in programs.items():
     report, text = tpu_compiler.compile_function(function, specs, topology="v3:2x2")
-    weight_bytes = 4 * sum(v.shape.num_elements() for v in specs[0])
+    weight_bytes = 4 * sum(v.shape.num_elements() for v in flow_params)
     print(json.dumps([name, dict(dataclasses.asdict(report), text=text, macs=count_macs(model), weights=weight_bytes)]))
 """
 
