@@ -213,9 +213,10 @@ def plot(table, path, title):
             evaluations = [row["evaluations"] for row in mine]
             spread = np.abs(middle[:, :1] - middle[:, 1:]).T
             axis.errorbar(evaluations, middle[:, 0], spread, fmt=marker, capsize=3, label=objective, alpha=0.8)
-            for row, y in zip(mine, middle[:, 0]):
-                place = dict(xytext=(4, 4), textcoords="offset points")
+            for i, (row, y) in enumerate(zip(mine, middle[:, 0])):
+                place = dict(xytext=(5, 4 - 12 * (i % 2)), textcoords="offset points")  # above and below in turn
                 axis.annotate(row["name"], (row["evaluations"], y), fontsize=7, **place)
+        axis.margins(x=0.3)
         axis.set(xscale="log", xlabel="function evaluations per image", ylabel=label)
         axis.legend()
     figure.suptitle(title)
