@@ -214,9 +214,10 @@ def plot(table, path, title):
             spread = np.abs(middle[:, :1] - middle[:, 1:]).T
             axis.errorbar(evaluations, middle[:, 0], spread, fmt=marker, capsize=3, label=objective, alpha=0.8)
             for i, (row, y) in enumerate(zip(mine, middle[:, 0])):
-                place = dict(xytext=(5, 4 - 12 * (i % 2)), textcoords="offset points")  # above and below in turn
-                axis.annotate(row["name"], (row["evaluations"], y), fontsize=7, **place)
-        axis.margins(x=0.3)
+                side = dict(xytext=(-7, -3), ha="right") if i % 2 else dict(xytext=(7, -3))  # in turn, not to overlap
+                point = row["evaluations"], y
+                axis.annotate(row["name"], point, textcoords="offset points", fontsize=7, **side)
+        axis.set_xlim(2, 900)
         axis.set(xscale="log", xlabel="function evaluations per image", ylabel=label)
         axis.legend()
     figure.suptitle(title)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dit_tf.models.dit import DiT
-from tests.models.official_weights import load_official
+from dit_tf.pretrained.dit_map import load_weights
 
 _GOLDENS = pathlib.Path(__file__).parents[1] / "goldens" / "dit"
 
@@ -51,7 +51,7 @@ def make_official(dit_golden):
     def make(dtype="float32"):
         options = dit_golden("tiny_config.json")
         model = DiT(width=options.pop("hidden_size"), dtype=dtype, **options)
-        load_official(model, dit_golden("tiny_bare.npz", as_stored=True))
+        load_weights(model, dit_golden("tiny_bare.npz", as_stored=True))
         return model
 
     return make

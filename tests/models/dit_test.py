@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from dit_tf.models.dit import BLOCKS, NAMES, SIZES, DiT, size_of
 from dit_tf.models.embeddings import unpatchify
-from tests.models.official_weights import weight_map, weights_by_path
+from dit_tf.pretrained.dit_map import weight_map, weights_by_path
 
 _DESIGNS = list(BLOCKS)
 _FLOAT32 = dict(rtol=0, atol=2e-5)  # sums of some tens of float32 products of magnitude 1, in another order

@@ -6,10 +6,10 @@ import tensorflow as tf
 
 from dit_tf.diffusion.gaussian_diffusion import GaussianDiffusion
 from dit_tf.models.embeddings import patchify
+from dit_tf.pretrained.dit_map import load_weights, to_ours, weights_by_path
 from dit_tf.samplers.ddim import ddim
 from dit_tf.samplers.ddpm import ddpm
 from dit_tf.samplers.guidance import condition, guide
-from tests.models.official_weights import convert, load_official, weights_by_path
 
 # The project's figure for float32; the public model itself is up to 4e-6 away from its float64 run.
 _FLOAT32 = dict(rtol=0, atol=2e-5)
@@ -99,19 +99,19 @@ def test_left_over_weights_are_listed(official, dit_golden):
     state = dit_golden("tiny_bare.npz", as_stored=True)
     less = {name: a for name, a in state.items() if "blocks.1.mlp.fc1" not in name}
     with pytest.raises(ValueError, match=r"missing \['blocks.1.mlp.fc1.weight', 'blocks.1.mlp.fc1.bias'\], not used"):
-        load_official(official, less)
-    with pytest.raises(ValueError, match=r"missing \[\], not used \['ema', 'pos_embed'\]"):
-        convert({**state, "ema": 0}, depth=2)
+        load_weights(official, less)
+    with pytest.raises(ValueError, match=r"missing \[\], not used \['blocks.1.norm', 'ema'\]"):
+        to_ours({**state, "ema": 0, "blocks.1.norm": 0})
     with pytest.raises(ValueError, match="pos_embed"):
-        load_official(official, {**state, "pos_embed": state["pos_embed"][:, ::-1]})
+        load_weights(official, {**state, "pos_embed": state["pos_embed"][:, ::-1]})
 
 
 def test_weights_of_another_design_or_size_are_refused(tiny, dit_golden):
     state = dit_golden("tiny_bare.npz", as_stored=True)
-    with pytest.raises(ValueError, match="Left over: .*norm_msa"):
-        load_official(tiny("in_context", width=64), state)
+    with pytest.raises(ValueError, match="do not fit: missing .*, not used .*norm_msa"):
+        load_weights(tiny("in_context", width=64), state)
     with pytest.raises(ValueError, match=r"label_embedder/table has shape \(10, 64\)"):
-        load_official(tiny(width=64, class_dropout_prob=0.0), state)
+        load_weights(tiny(width=64, class_dropout_prob=0.0), state)
 
 
 def test_all_weights_were_drawn_so_that_none_can_go_unseen(official):

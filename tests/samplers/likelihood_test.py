@@ -265,7 +265,7 @@ def test_agrees_with_sit(transport_golden, transport_index, transport_stub, asse
         divergence = functools.partial(hutchinson, probe=2 * arrays["fixed_bits"] - 1)
         if probes == "fresh":
             queue = iter(2 * np.float32(arrays[record["key"] + "/bits"]) - 1)
-            divergence = lambda velocity, x, t, queue=queue: hutchinson(velocity, x, t, next(queue))
+            divergence = lambda velocity, x, t, queue=queue: hutchinson(velocity, x, t, next(queue))  # noqa: E731
         solve = functools.partial(log_likelihood, transport, transport_stub(arrays, prediction), divergence=divergence)
         expected = arrays[record["key"] + "/logp"], arrays[record["key"] + "/z"]
         if method == "dopri5":

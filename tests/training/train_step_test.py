@@ -9,11 +9,11 @@ import tensorflow as tf
 from dit_tf.diffusion.gaussian_diffusion import GaussianDiffusion
 from dit_tf.models.costs import call_with
 from dit_tf.models.dit import DiT
+from dit_tf.pretrained.dit_map import load_weights, to_ours, weights_by_path
 from dit_tf.runtime.seeds import Stream
 from dit_tf.training import train_step
 from dit_tf.training.optimizer import AdamW
 from dit_tf.training.train_step import State, TrainStep
-from tests.models.official_weights import convert, load_official, weights_by_path
 
 _GOLDENS = pathlib.Path(__file__).parents[1] / "goldens" / "dit"
 
@@ -34,7 +34,7 @@ def recorded():
 @pytest.fixture(scope="module")
 def model():
     model = DiT(input_size=8, patch_size=2, in_channels=4, width=64, depth=2, num_heads=4, num_classes=10)
-    load_official(model, np.load(_GOLDENS / "tiny_bare.npz"))
+    load_weights(model, np.load(_GOLDENS / "tiny_bare.npz"))
     return model
 
 
@@ -97,7 +97,7 @@ def test_losses_are_those_of_the_reference(steps, recorded, k):
 def test_every_gradient_is_that_of_the_reference(steps, recorded, model):
     theirs = {name[len("grad0/") :]: array for name, array in recorded.items() if name.startswith("grad0/")}
     theirs.pop("pos_embed", None)
-    expected = convert(theirs, depth=2)
+    expected = dict(to_ours(theirs))
     actual = dict(zip(weights_by_path(model), steps[0][1]))
     assert actual.keys() == expected.keys()
     for path, gradient in actual.items():
@@ -119,7 +119,7 @@ def test_weights_after_both_steps_are_those_of_the_reference(steps, model, field
     with np.load(_GOLDENS / "tiny_train_ckpt.npz") as arrays:
         theirs = {name.split("/")[1]: arrays[name] for name in arrays.files if name.startswith(f"{part}/")}
     theirs.pop("pos_embed")
-    expected = convert(theirs, depth=2)
+    expected = dict(to_ours(theirs))
     for path, value in zip(weights_by_path(model), getattr(steps[-1][2], field)):
         difference = np.abs(value - expected[path])
         assert np.median(difference) <= 1e-6, path

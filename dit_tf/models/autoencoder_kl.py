@@ -1,0 +1,158 @@
+"""The autoencoder of Stable Diffusion (Rombach et al. 2022), which DiT and SiT work behind: images <-> latents.
+
+Letters: N batch, H x W pixels, h x w = H/8 x W/8 latents. The layers are KerasCV's. There every GroupNormalization has
+epsilon 1e-5, the encoder ends in the scaled mean, and the decoder begins by undoing that scale; the published program
+has 1e-6, mean and log variance, and leaves the scale to its caller. So the layers run here one by one, without these
+ends.
+"""
+
+from typing import NamedTuple
+
+import keras
+import tensorflow as tf
+
+SCALING_FACTOR = 0.18215  # the published latents times this have a deviation near 1: what a DiT diffuses
+DOWNSCALING = 8  # pixels per latent, along either side
+LATENT_CHANNELS = 4
+
+_EPSILON = 1e-6
+_LOGVAR_RANGE = (-30.0, 20.0)
+
+# Which part of the network each layer is, in KerasCV's order.
+_MIDDLE = ("middle/block0", "middle/attention", "middle/block1")
+_ENCODER = (
+    "conv_in",
+    *("down0/block0", "down0/block1", "down0/downsample"),
+    *("down1/block0", "down1/block1", "down1/downsample"),
+    *("down2/block0", "down2/block1", "down2/downsample"),
+    *("down3/block0", "down3/block1"),
+    *_MIDDLE,
+    *("norm_out", "activation", "conv_out", "quant"),
+)
+_DECODER = (
+    *("post_quant", "conv_in"),
+    *_MIDDLE,
+    *("up0/block0", "up0/block1", "up0/block2", "up0/repeat", "up0/upsample"),
+    *("up1/block0", "up1/block1", "up1/block2", "up1/repeat", "up1/upsample"),
+    *("up2/block0", "up2/block1", "up2/block2", "up2/repeat", "up2/upsample"),
+    *("up3/block0", "up3/block1", "up3/block2"),
+    *("norm_out", "activation", "conv_out"),
+)
+# Attention as a whole, because KerasCV's takes its softmax in the type of its products; and the ends, which would round
+# a result to 8 bits. Together they are a hundredth of the work on 256 x 256 pixels.
+_FLOAT32 = ("middle/attention", "norm_out", "activation", "conv_out", "quant", "post_quant")
+
+
+class Posterior(NamedTuple):
+    """q(z | image), independent normal variables: mean and log variance, (N, h, w, 4) float32 each, not scaled."""
+
+    mean: tf.Tensor
+    logvar: tf.Tensor
+
+    def sample(self, noise):
+        """z = mean + exp(logvar / 2) noise, for standard normal noise of the same shape."""
+        return self.mean + tf.exp(0.5 * self.logvar) * noise
+
+    def mode(self):
+        return self.mean
+
+
+class AutoencoderKL:
+    """`moments` encodes, `decode` decodes; eagerly or compiled, for every size, one compilation for each.
+
+    mixed_bfloat16 is the type of the products alone: normalisations, softmax, results and `weights` are float32.
+    """
+
+    def __init__(self, dtype="float32", *, pixels_at_once=8 * 256 * 256):
+        """The weights are random. pixels_at_once: a batch of more goes through in equal slices, to bound memory.
+
+        An image of 256 x 256 takes 0.14 GB beside the weights when a TPU decodes it, and the default is eight of them.
+        """
+        if dtype not in ("float32", "mixed_bfloat16"):
+            raise ValueError(f"The autoencoder's dtype must be float32 or mixed_bfloat16, got {dtype!r}.")
+        # Here, because nothing else needs KerasCV and the packages that it brings.
+        from keras_cv.models import stable_diffusion
+
+        # The decoder asks for a size, on which none of its layers depends.
+        encoder = stable_diffusion.ImageEncoder(download_weights=False).layers[:-1]
+        decoder = stable_diffusion.Decoder(64, 64, download_weights=False).layers[1:]
+        self._encoder = list(zip(_ENCODER, encoder, strict=True))
+        self._decoder = list(zip(_DECODER, decoder, strict=True))
+        self.pixels_at_once = pixels_at_once
+        self.weights = {}  # name: variable; the names are those of `pretrained.vae_map`
+        for prefix, layers in (("encoder", self._encoder), ("decoder", self._decoder)):
+            for name, layer in layers:
+                _set_types(layer, dtype if name not in _FLOAT32 else "float32")
+                self.weights.update(_weights_of(layer, f"{prefix}/{name}"))
+
+    def load_weights(self, arrays):
+        """Set every weight from {name: array}. ValueError lists names that differ, or the first shape that does."""
+        if arrays.keys() != self.weights.keys():
+            missing, unused = sorted(self.weights.keys() - arrays.keys()), sorted(arrays.keys() - self.weights.keys())
+            raise ValueError(f"The autoencoder's weights do not fit: missing {missing}, not used {unused}.")
+        for name, variable in self.weights.items():
+            if tuple(variable.shape) != tuple(arrays[name].shape):
+                raise ValueError(f"{name} has shape {tuple(variable.shape)}, the array {tuple(arrays[name].shape)}.")
+        for name, variable in self.weights.items():
+            variable.assign(arrays[name])
+
+    def moments(self, images):
+        """(N, H, W, 3) float32 in [-1, 1] -> `Posterior`. ValueError unless 8 divides H and W."""
+        images = tf.convert_to_tensor(images, tf.float32)
+        height, width = images.shape[1:3]
+        if height % DOWNSCALING or width % DOWNSCALING:
+            raise ValueError(f"Height and width of images must be divisible by {DOWNSCALING}, got {height}x{width}.")
+        moments = _in_slices(self._encoder, images, self.pixels_at_once // (height * width))  # (N, h, w, 8)
+        mean, logvar = tf.split(moments, 2, axis=-1)
+        return Posterior(mean, tf.clip_by_value(logvar, *_LOGVAR_RANGE))
+
+    def decode(self, latents):
+        """(N, h, w, 4) float32, not scaled -> (N, H, W, 3) float32, near [-1, 1] but not clipped to it."""
+        latents = tf.convert_to_tensor(latents, tf.float32)
+        height, width = latents.shape[1:3]
+        return _in_slices(self._decoder, latents, self.pixels_at_once // (DOWNSCALING**2 * height * width))
+
+
+def _set_types(layer, dtype):
+    """The published epsilon, and the type of the products, in a layer and all that it holds."""
+    if isinstance(layer, keras.layers.GroupNormalization):
+        layer.epsilon, dtype = _EPSILON, "float32"
+    layer.dtype_policy = keras.DTypePolicy(dtype)
+    for part in _parts_of(layer).values():
+        _set_types(part, dtype)
+
+
+def _weights_of(layer, name):
+    """{name of its place: variable}; KerasCV's own names count how many layers were made before."""
+    weights = {}
+    for part_name, part in _parts_of(layer).items():
+        # A padded convolution is its convolution: no name of its own.
+        weights.update(_weights_of(part, name if part_name == "conv2d" else f"{name}/{part_name}"))
+    return weights or {f"{name}/{v.name}": v for v in layer.weights}
+
+
+def _parts_of(layer):
+    return {name: part for name, part in vars(layer).items() if isinstance(part, keras.Layer)}
+
+
+def _in_slices(layers, x, rows):
+    """The layers over x (N, ...), in equal slices of at most `rows` along the batch, the last filled up with zeros.
+
+    A loop, so that memory is that of one slice. N is at least 1, and may be unknown until it runs.
+    """
+
+    def run(x):
+        for _, layer in layers:
+            x = layer(x)
+        return x
+
+    rows, count = max(rows, 1), x.shape[0]
+    if count is not None and count <= rows:
+        return run(x)
+    if count is None:
+        count = tf.shape(x)[0]
+    slices = -(-count // rows)
+    rows = -(-count // slices)
+    x = tf.pad(x, [(0, slices * rows - count), (0, 0), (0, 0), (0, 0)])
+    out = tf.map_fn(run, tf.reshape(x, (slices, rows, *x.shape[1:])), fn_output_signature=tf.float32)
+    return tf.reshape(out, (slices * rows, *out.shape[2:]))[:count]

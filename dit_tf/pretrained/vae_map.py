@@ -1,0 +1,174 @@
+"""Published weights of Stable Diffusion's autoencoder -> ours, named `ours <- theirs, transform`.
+
+Three layouts are in circulation: diffusers (attention named to_q, to_k, to_v, to_out.0), older diffusers (query, key,
+value, proj_attn), and the original program, CompVis/latent-diffusion, where attention has 1x1 convolutions in the place
+of matrices and the decoder's levels count from the image. The names say which one it is. Both sides must be used up.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+_WIDTHS = (128, 256, 512, 512)  # of the four levels, from the image down; the encoder has two blocks at each
+_DEEP = _WIDTHS[-1]
+_LATENT_CHANNELS = 4
+
+
+def keep(a):
+    return a
+
+
+def convolution(a):
+    """(out, in, height, width) -> (height, width, in, out)."""
+    return a.transpose(2, 3, 1, 0)
+
+
+def matrix(a):
+    """(out, in) -> (1, 1, in, out), a convolution of one pixel."""
+    return a.T[None, None]
+
+
+class Row(NamedTuple):
+    ours: str
+    theirs: str
+    shape: tuple  # theirs
+    transform: Callable
+
+
+class Layout(NamedTuple):
+    """What the places of the network are called. {i} is the level in our order, {up} the decoder's from the image."""
+
+    title: str
+    down_block: str = "encoder.down_blocks.{i}.resnets.{j}"
+    downsample: str = "encoder.down_blocks.{i}.downsamplers.0.conv"
+    up_block: str = "decoder.up_blocks.{i}.resnets.{j}"
+    upsample: str = "decoder.up_blocks.{i}.upsamplers.0.conv"
+    middle_blocks: tuple = ("mid_block.resnets.0", "mid_block.resnets.1")
+    attention: str = "mid_block.attentions.0"
+    attention_parts: tuple = ("group_norm", "to_q", "to_k", "to_v", "to_out.0")
+    attention_is_convolution: bool = False
+    shortcut: str = "conv_shortcut"
+    norm_out: str = "conv_norm_out"
+    prefix: str = ""  # of every name
+
+
+_COMPVIS = Layout(
+    title="CompVis",
+    down_block="encoder.down.{i}.block.{j}",
+    downsample="encoder.down.{i}.downsample.conv",
+    up_block="decoder.up.{up}.block.{j}",
+    upsample="decoder.up.{up}.upsample.conv",
+    middle_blocks=("mid.block_1", "mid.block_2"),
+    attention="mid.attn_1",
+    attention_parts=("norm", "q", "k", "v", "proj_out"),
+    attention_is_convolution=True,
+    shortcut="nin_shortcut",
+    norm_out="norm_out",
+)
+LAYOUTS = (
+    Layout(title="diffusers"),
+    Layout(title="older diffusers", attention_parts=("group_norm", "query", "key", "value", "proj_attn")),
+    _COMPVIS,
+    _COMPVIS._replace(title="CompVis, all of Stable Diffusion", prefix="first_stage_model."),
+)
+
+
+def weight_map(layout):
+    """The whole list of 248 rows for one of `LAYOUTS`, in the order of the network."""
+    deepest = len(_WIDTHS) - 1
+    rows = _conv("encoder/conv_in", "encoder.conv_in", 3, _WIDTHS[0])
+    channels = _WIDTHS[0]
+    for i, width in enumerate(_WIDTHS):
+        for j in range(2):
+            theirs = layout.down_block.format(i=i, j=j)
+            rows += _resnet(f"encoder/down{i}/block{j}", theirs, channels, width, layout)
+            channels = width
+        if i < deepest:
+            rows += _conv(f"encoder/down{i}/downsample", layout.downsample.format(i=i), width, width)
+    rows += _middle("encoder", layout)
+    rows += _norm("encoder/norm_out", f"encoder.{layout.norm_out}", _DEEP)
+    rows += _conv("encoder/conv_out", "encoder.conv_out", _DEEP, 2 * _LATENT_CHANNELS)
+    rows += _conv("encoder/quant", "quant_conv", 2 * _LATENT_CHANNELS, 2 * _LATENT_CHANNELS, size=1)
+    rows += _conv("decoder/post_quant", "post_quant_conv", _LATENT_CHANNELS, _LATENT_CHANNELS, size=1)
+    rows += _conv("decoder/conv_in", "decoder.conv_in", _LATENT_CHANNELS, _DEEP)
+    rows += _middle("decoder", layout)
+    for i, width in enumerate(reversed(_WIDTHS)):
+        for j in range(3):
+            theirs = layout.up_block.format(i=i, up=deepest - i, j=j)
+            rows += _resnet(f"decoder/up{i}/block{j}", theirs, channels, width, layout)
+            channels = width
+        if i < deepest:
+            rows += _conv(f"decoder/up{i}/upsample", layout.upsample.format(i=i, up=deepest - i), width, width)
+    rows += _norm("decoder/norm_out", f"decoder.{layout.norm_out}", _WIDTHS[0])
+    rows += _conv("decoder/conv_out", "decoder.conv_out", _WIDTHS[0], 3)
+    return [row._replace(theirs=layout.prefix + row.theirs) for row in rows]
+
+
+def convert(arrays):
+    """{their name: array} in any of the layouts -> {our name: array}, for `AutoencoderKL.load_weights`.
+
+    ValueError lists what is missing and what is left over, by the layout whose names come nearest, or the shapes that
+    are not those of the network. Other parts of a checkpoint, such as its loss, must have been taken out.
+    """
+    maps = {layout.title: weight_map(layout) for layout in LAYOUTS}
+    title = min(maps, key=lambda title: len({row.theirs for row in maps[title]} ^ set(arrays)))
+    rows = maps[title]
+    missing = [row.theirs for row in rows if row.theirs not in arrays]
+    left_over = sorted(set(arrays) - {row.theirs for row in rows})
+    if missing or left_over:
+        raise ValueError(f"The weights are no autoencoder's ({title}): missing {missing}, left over {left_over}.")
+    arrays = {row: np.asarray(arrays[row.theirs]) for row in rows}
+    wrong = [f"{row.theirs} {a.shape} in the place of {row.shape}" for row, a in arrays.items() if a.shape != row.shape]
+    if wrong:
+        raise ValueError(f"The weights have other shapes ({title}): {', '.join(wrong)}.")
+    return {row.ours: row.transform(a) for row, a in arrays.items()}
+
+
+def _norm(ours, theirs, channels):
+    return [
+        Row(f"{ours}/gamma", f"{theirs}.weight", (channels,), keep),
+        Row(f"{ours}/beta", f"{theirs}.bias", (channels,), keep),
+    ]
+
+
+def _conv(ours, theirs, channels, filters, size=3):
+    return [
+        Row(f"{ours}/kernel", f"{theirs}.weight", (filters, channels, size, size), convolution),
+        Row(f"{ours}/bias", f"{theirs}.bias", (filters,), keep),
+    ]
+
+
+def _matrix(ours, theirs, channels, filters):
+    return [
+        Row(f"{ours}/kernel", f"{theirs}.weight", (filters, channels), matrix),
+        Row(f"{ours}/bias", f"{theirs}.bias", (filters,), keep),
+    ]
+
+
+def _resnet(ours, theirs, channels, filters, layout):
+    rows = _norm(f"{ours}/norm1", f"{theirs}.norm1", channels)
+    rows += _conv(f"{ours}/conv1", f"{theirs}.conv1", channels, filters)
+    rows += _norm(f"{ours}/norm2", f"{theirs}.norm2", filters)
+    rows += _conv(f"{ours}/conv2", f"{theirs}.conv2", filters, filters)
+    if channels != filters:
+        rows += _conv(f"{ours}/residual_projection", f"{theirs}.{layout.shortcut}", channels, filters, size=1)
+    return rows
+
+
+def _middle(side, layout):
+    first, second = (f"{side}.{block}" for block in layout.middle_blocks)
+    return (
+        _resnet(f"{side}/middle/block0", first, _DEEP, _DEEP, layout)
+        + _attention(f"{side}/middle/attention", f"{side}.{layout.attention}", layout)
+        + _resnet(f"{side}/middle/block1", second, _DEEP, _DEEP, layout)
+    )
+
+
+def _attention(ours, theirs, layout):
+    norm, *projections = layout.attention_parts
+    rows = _norm(f"{ours}/norm", f"{theirs}.{norm}", _DEEP)
+    for part, name in zip(("q", "k", "v", "proj_out"), projections):
+        arguments = f"{ours}/{part}", f"{theirs}.{name}", _DEEP, _DEEP
+        rows += _conv(*arguments, size=1) if layout.attention_is_convolution else _matrix(*arguments)
+    return rows
