@@ -9,9 +9,9 @@ class PartialResults:
 
     def __init__(self, path, key):
         self.path = path
-        lines = self._whole_lines()
-        if not lines or json.loads(lines[0]) != json.loads(json.dumps(key)):
-            lines = [json.dumps(key) + "\n"]
+        lines, head = self._whole_lines(), json.dumps(key) + "\n"
+        if lines[:1] != [head]:
+            lines = [head]
         os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
         temporary = f"{path}.{os.getpid()}"
         with open(temporary, "w", encoding="utf-8") as file:
