@@ -30,7 +30,7 @@ def test_a_flow_model_has_the_density_of_its_probability_flow(run, trained_flow)
     assert adaptive["bits_per_dim"] == pytest.approx(fixed["bits_per_dim"], abs=0.02)
     assert 4.0 < adaptive["bits_per_dim"] < 8.0  # 8 bits are uniform noise
     assert fixed["provenance"]["function_evaluations"] == 120
-    assert (adaptive["provenance"]["function_evaluations"] - 2) % 6 != 0  # a mean over images that differ
+    assert 20 <= adaptive["provenance"]["function_evaluations"] < 120  # fewer than what agrees with it
     assert adaptive["bits_per_dim_standard_error"] > 0
     assert adaptive["provenance"]["objective"] == "flow" and adaptive["provenance"]["split"] == "test"
     other_seed = run(trained_flow, "--num_examples=12", "--seed=1")
