@@ -119,4 +119,4 @@ def inputs(case):
 
 
 if __name__ == "__main__":
-    run(main, define_flags)
+    run(main, define_flags, resumes=False)

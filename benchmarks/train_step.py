@@ -162,4 +162,4 @@ def diffusion_loss(torch, schedule):
 
 
 if __name__ == "__main__":
-    run(main, side_by_side.define_flags)
+    run(main, side_by_side.define_flags, resumes=False)

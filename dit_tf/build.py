@@ -1,5 +1,6 @@
 """RunConfig -> the objects of a run. The one file that knows all rooms."""
 
+import functools
 import hashlib
 import os
 import zipfile
@@ -101,7 +102,7 @@ def make_likelihood(config, model, strategy=None, *, num_steps=None, solver="dop
 
     def bits(params, images, labels, seed, row):
         x, seeds = codec.encode(images), RowSeeds(seed, row)
-        model_fn = condition(lambda x, t, y: call(params, x, t, y), labels)
+        model_fn = condition(functools.partial(call, params), labels)
         if chain is None:
             options = dict(solver=solver, num_steps=num_steps, atol=atol, rtol=rtol)
             return flow.bits_per_dim(process, model_fn, x, seeds, codec.bin_width, **options)

@@ -1,6 +1,6 @@
 """How good a trained model is:
 
-python -m dit_tf.evaluate --workdir=runs/digits --likelihood --output=metrics.json
+    python -m dit_tf.evaluate --workdir=runs/digits --likelihood --output=metrics.json
 """
 
 import json
@@ -17,8 +17,7 @@ from dit_tf.runtime.distribution import check_batch, make_strategy
 from dit_tf.runtime.image_files import replace_file
 from dit_tf.runtime.partial_results import PartialResults
 from dit_tf.samplers.likelihood import SOLVERS
-
-HEUN_STEPS = 125
+from dit_tf.samplers.options import DEFAULT_STEPS
 
 
 def main(options):
@@ -71,7 +70,7 @@ def likelihood_method(options, config):
     if solver not in SOLVERS:
         raise ValueError(f"--solver must be one of {', '.join(SOLVERS)}, got {solver!r}.")
     if solver != "dopri5":
-        steps = HEUN_STEPS if options.num_steps is None else options.num_steps
+        steps = DEFAULT_STEPS["ode"] if options.num_steps is None else options.num_steps
         if steps < 1:
             raise ValueError(f"--num_steps must be at least 1, got {steps}.")
         return dict(solver=solver, num_steps=steps)

@@ -1,7 +1,7 @@
 """Draw images from a trained model:
 
-python -m dit_tf.sample --workdir=runs/digits --labels=3,1,4 --cfg_scale=1.5 --output=grid.png
-python -m dit_tf.sample --workdir=runs/digits --num_samples=50000 --output=samples.npz
+    python -m dit_tf.sample --workdir=runs/digits --labels=3,1,4 --cfg_scale=1.5 --output=grid.png
+    python -m dit_tf.sample --workdir=runs/digits --num_samples=50000 --output=samples.npz
 """
 
 import dataclasses
@@ -37,6 +37,7 @@ def main(options):
     print(plan(sampler))
     with tqdm.tqdm(total=len(labels), unit="image", desc="sampling", dynamic_ncols=True) as bar:
         for _, batch in in_batches(sampler, build.weights_of(model), labels, options.seed, batch_size):
+            check_finished(batch.work)
             batches.append(batch)
             bar.update(len(batch.images))
     images, work = tf.nest.map_structure(lambda *parts: np.concatenate(parts), *batches)
@@ -70,13 +71,17 @@ def plan(sampler):
     return f"{name}, {o.num_steps} steps: {sampler.solver.evaluations} function evaluations per image{rows}"
 
 
-def report(work):
-    """One line about what images have cost under a solver that chooses its own steps; ValueError where it gave up."""
+def check_finished(work):
+    """ValueError where a solver that chooses its own steps gave up."""
     if not work.finished.all():
         raise ValueError(
             f"--solver=dopri5 gave up on {(~work.finished).sum()} of {len(work.finished)} images: its steps became too "
             "many or too small; raise --atol and --rtol, or take --solver=heun."
         )
+
+
+def report(work):
+    """One line about what images have cost under such a solver."""
     e = work.evaluations
     accepted = (e - 2) // 6 - work.rejected  # two evaluations at the start, six for each step that is tried
     steps = f"{accepted.mean():.1f} steps accepted and {work.rejected.mean():.1f} rejected"

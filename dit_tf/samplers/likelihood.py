@@ -64,11 +64,10 @@ def log_likelihood(transport, model_fn, x, divergence, *, solver="dopri5", num_s
 
 
 def _tabled(transport, model_fn, divergence):
-    def derivative(state, t, field):
-        def velocity(x, t):
-            return field[0] * x + field[1] * transport.prediction_of(model_fn(x, t), x.shape[-1])
+    velocity_at = ode.velocity_table(transport, model_fn)
 
-        return divergence(velocity, state[0], tf.fill(tf.shape(state[0])[:1], t))
+    def derivative(state, t, field):
+        return divergence(lambda x, _: velocity_at(x, t, field), state[0], tf.fill(tf.shape(state[0])[:1], t))
 
     return derivative
 

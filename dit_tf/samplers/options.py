@@ -6,18 +6,11 @@ from dit_tf.samplers.sde import DIFFUSIONS, LAST_STEPS
 from dit_tf.transport.transport import SAMPLE_EPS
 
 SAMPLERS_OF = {"ddpm": ("ddpm", "ddim", "dpmpp", "ode"), "flow": ("ode", "sde")}  # by the objective of the training
-SAMPLERS = ("ddpm", "ddim", "dpmpp", "ode", "sde")
 SOLVERS_OF = {"ode": ("heun", "euler", "dopri5"), "sde": ("euler", "heun")}  # the first is the default
 DEFAULT_STEPS = {"ddpm": 250, "ddim": 250, "dpmpp": 20, "ode": 125, "sde": 250}  # the paper's 250 evaluations
+SAMPLERS = tuple(DEFAULT_STEPS)
 _NORMED = tuple(form for form in DIFFUSIONS if form not in ("kl", "kl_eta"))
-_GOES_WITH = {  # an option -> the samplers, or solvers, that take it
-    "eta": ("ddim",),
-    "diffusion": ("sde",),
-    "diffusion_norm": ("sde",),
-    "diffusion_eta": ("sde",),
-    "last_step": ("sde",),
-    "last_step_size": ("sde",),
-}
+_OF_SDE = ("diffusion", "diffusion_norm", "diffusion_eta", "last_step", "last_step_size")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,10 +45,8 @@ class SamplerOptions:
             if not getattr(self, name) > 0:
                 raise ValueError(f"--{name} must be positive, got {getattr(self, name)}.")
         for name, forms in (("diffusion_norm", _NORMED), ("diffusion_eta", ("kl_eta",))):
-            value = getattr(self, name)
-            if value != getattr(SamplerOptions, name) and self.diffusion not in forms:
-                given = f"--{name}={value} with --diffusion={self.diffusion}"
-                raise ValueError(f"--{name} goes with --diffusion={' or '.join(forms)}, got {given}.")
+            if self.diffusion not in forms:
+                self._refuse([name], f"--diffusion={' or '.join(forms)}", f"--diffusion={self.diffusion}")
         longest = 1.0 - SAMPLE_EPS  # other steps may have to start this far from the end
         if not 0.0 < self.last_step_size < longest:
             raise ValueError(f"--last_step_size must be above 0 and below {longest}, got {self.last_step_size}.")
@@ -79,12 +70,10 @@ class SamplerOptions:
                 f"--sampler must be one of {', '.join(SAMPLERS_OF[process.objective])} for a model trained with "
                 f"--objective={process.objective}, got {sampler!r}."
             )
+        for names, samplers in ((["eta"], ("ddim",)), (_OF_SDE, ("sde",)), (["solver"], tuple(SOLVERS_OF))):
+            if sampler not in samplers:
+                self._refuse(names, f"--sampler={' or '.join(samplers)}", f"--sampler={sampler}")
         solver = self._solver_of(sampler)
-        for name, samplers in _GOES_WITH.items():
-            value = getattr(self, name)
-            if value != getattr(SamplerOptions, name) and sampler not in samplers:
-                given = f"--{name}={value} with --sampler={sampler}"
-                raise ValueError(f"--{name} goes with --sampler={' or '.join(samplers)}, got {given}.")
         num_steps = self._num_steps_of(sampler, solver, process)
         if self.guided and null_label is None:
             raise ValueError(
@@ -95,12 +84,15 @@ class SamplerOptions:
             raise ValueError(f"--guided_channels must be from 1 to {codec.channels}, got {self.guided_channels}.")
         return dataclasses.replace(self, sampler=sampler, solver=solver, num_steps=num_steps)
 
+    def _refuse(self, names, needed, given):
+        """ValueError where one of these options, which go with `needed`, is asked for beside `given`."""
+        for name in names:
+            value = getattr(self, name)
+            if value != getattr(SamplerOptions, name):
+                raise ValueError(f"--{name} goes with {needed}, got --{name}={value} with {given}.")
+
     def _solver_of(self, sampler):
         if sampler not in SOLVERS_OF:
-            if self.solver is not None:
-                raise ValueError(
-                    f"--solver goes with --sampler=ode or sde, got --solver={self.solver} with --sampler={sampler}."
-                )
             return None
         if self.solver is None:
             return SOLVERS_OF[sampler][0]
@@ -111,16 +103,10 @@ class SamplerOptions:
 
     def _num_steps_of(self, sampler, solver, process):
         if solver == "dopri5":
-            for name in ("num_steps", "timestep_shift"):
-                if getattr(self, name) != getattr(SamplerOptions, name):
-                    raise ValueError(
-                        f"--{name} goes with solvers of fixed steps; dopri5 chooses its own by --atol and --rtol, got "
-                        f"--{name}={getattr(self, name)}."
-                    )
+            chosen = "--solver=dopri5, which chooses its own by --atol and --rtol"
+            self._refuse(["num_steps", "timestep_shift"], "solvers of fixed steps", chosen)
             return None
-        for name in ("atol", "rtol"):
-            if getattr(self, name) != getattr(SamplerOptions, name):
-                raise ValueError(f"--{name} goes with --solver=dopri5, got --{name}={getattr(self, name)}.")
+        self._refuse(["atol", "rtol"], "--solver=dopri5", f"--solver={solver}" if solver else f"--sampler={sampler}")
         num_steps = DEFAULT_STEPS[sampler] if self.num_steps is None else self.num_steps
         least = 2 if sampler == "sde" and self.last_step != "none" else 1
         if process.objective == "ddpm" and not 1 <= num_steps <= process.num_timesteps:
