@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from dit_tf import flags, sample
+from dit_tf.samplers.solvers import Work
 
 
 @pytest.fixture
@@ -95,6 +96,15 @@ def test_bad_values_name_the_flag_the_rule_and_the_value(parse, trained, more, w
     with pytest.raises(ValueError) as error:
         sample.main(options)
     assert all(word in str(error.value) for word in words), error.value
+
+
+def test_a_solver_that_gives_up_is_one_sentence_and_costs_are_told():
+    work = Work(np.array([14, 32]), np.array([1, 0]), np.array([True, True]))
+    sample.check_finished(work)
+    said = "23.0 function evaluations per image (14 to 32); 3.0 steps accepted and 0.5 rejected"
+    assert sample.report(work) == said  # 2 evaluations at the start and 6 for each of 2 and of 5 steps
+    with pytest.raises(ValueError, match="--solver=dopri5 gave up on 1 of 2 images.*--rtol, or take --solver=heun"):
+        sample.check_finished(work._replace(finished=np.array([True, False])))
 
 
 def test_a_missing_model_is_one_sentence(tmp_path):
