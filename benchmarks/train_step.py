@@ -39,7 +39,8 @@ def main(options):
 
 def tensorflow_programs(case, images, labels):
     """(programs, FLOPs of a step): the step that trains, and its two halves."""
-    trainer = build.make_trainer(case.config(), stop_step=2**31 - 1, steps_per_execution=case.calls)
+    config = case.config()
+    trainer = build.make_trainer(config, build.make_model(config), stop_step=2**31 - 1, steps_per_execution=case.calls)
     batch = tf.constant(images), tf.constant(labels), tf.range(case.batch_size)
     trainer.completed_steps = 0  # as fit begins
     train_function, batches = trainer.make_train_function(), iter(tf.data.Dataset.from_tensors(batch).repeat())
@@ -65,7 +66,7 @@ def tensorflow_programs(case, images, labels):
         float(train_function(batches)["loss"])
 
     loss_and_gradients = loop(
-        lambda i, _: (i + 1, compiled_gradients(weights(trainer.variables_of.params), batch, seed, step + i)[1]),
+        lambda i, _: (i + 1, compiled_gradients(weights(trainer.variables_of.params), [], batch, seed, step + i)[1]),
         lambda: zeros,
     )
     apply = loop(

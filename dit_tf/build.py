@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import json
 import os
 import zipfile
 
@@ -9,12 +10,18 @@ import keras
 import tensorflow as tf
 
 from dit_tf.config import RunConfig
+from dit_tf.data.class_names import ClassTable, numbered
 from dit_tf.diffusion import likelihood as variational
 from dit_tf.diffusion.gaussian_diffusion import GaussianDiffusion
 from dit_tf.diffusion.schedules import linear_betas
-from dit_tf.models.codec import PixelCodec
+from dit_tf.models.autoencoder_kl import SCALING_FACTOR, AutoencoderKL
+from dit_tf.models.codec import PixelCodec, VaeCodec, tensors
 from dit_tf.models.costs import call_with
 from dit_tf.models.dit import DiT, size_of
+from dit_tf.pretrained import vae_map
+from dit_tf.pretrained.published import PUBLISHED, fetch_published
+from dit_tf.pretrained.weight_files import naming, read_weight_file
+from dit_tf.runtime import model_file
 from dit_tf.runtime.checkpoint import Checkpoints
 from dit_tf.runtime.distribution import is_tpu
 from dit_tf.runtime.seeds import RowSeeds
@@ -27,8 +34,15 @@ from dit_tf.training.trainer import DiTTrainer
 from dit_tf.transport.paths import PATHS
 from dit_tf.transport.transport import Transport
 
+# The texts that lie beside every checkpoint and inside every .keras file.
+RUN, CLASSES, PROVENANCE = "run.json", "classes.json", "provenance.json"
+AUTOENCODER = "autoencoder.json"
 
-def make_codec(config):
+
+def make_codec(config, vae=None):
+    """vae: an `AutoencoderKL`, where the model works on latents and images must be encoded or decoded."""
+    if config.codec == "vae":
+        return VaeCodec(config.image_size, vae)
     return PixelCodec(config.image_size, config.channels)
 
 
@@ -63,26 +77,27 @@ def make_process(config):
     )
 
 
-def make_train_step(config, model):
+def make_train_step(config, model, vae=None):
     return TrainStep(
         model,
         call_with,
         make_process(config),
-        make_codec(config),
+        make_codec(config, vae),
         AdamW(learning_rate=config.learning_rate, weight_decay=config.weight_decay),
         config.ema_decay,
     )
 
 
-def make_trainer(config, *, stop_step, steps_per_execution=1, jit=True):
-    """Call it inside the strategy's scope."""
-    step = make_train_step(config, make_model(config))
+def make_trainer(config, model, vae=None, *, stop_step, steps_per_execution=1, jit=True):
+    """Call it inside the strategy's scope, where model and vae must have been made too."""
+    step = make_train_step(config, model, vae)
     return DiTTrainer(step, seed=config.seed, stop_step=stop_step, steps_per_execution=steps_per_execution, jit=jit)
 
 
-def make_sampler(config, model, options, strategy=None):
+def make_sampler(config, model, options, strategy=None, vae=None):
     """(params, labels, seed, row) -> `Drawn`, see `ImageSampler`."""
-    return ImageSampler(call_of(model), make_process(config), make_codec(config), model.null_label, options, strategy)
+    codec = make_codec(config, vae)
+    return ImageSampler(call_of(model), make_process(config), codec, model.null_label, options, strategy)
 
 
 def call_of(model):
@@ -90,18 +105,20 @@ def call_of(model):
     return lambda params, x, t, y: call_with(model, params, (x, t, y))
 
 
-def make_likelihood(config, model, strategy=None, *, num_steps=None, solver="dopri5", atol=1e-5, rtol=1e-5):
-    """(params, images (N, H, W, C) uint8, labels (N,), seed, row (N,)) -> (bits per dimension, function evaluations,
-    whether the end was reached), each (N,), of images given their labels.
+def make_likelihood(config, model, strategy=None, vae=None, *, num_steps=None, solver="dopri5", atol=1e-5, rtol=1e-5):
+    """((params, encoder), examples (N, ...), labels (N,), seed, row (N,)) -> (bits per dimension, function evaluations,
+    whether the end was reached), each (N,), of images given their labels; those of the model's input, which may be
+    latents.
 
     A DDPM model gives its variational bound over num_steps of its timesteps (None: all), a flow model the density that
     its probability flow carries, by the solver.
     """
-    process, codec, call = make_process(config), make_codec(config), call_of(model)
+    process, codec, call = make_process(config), make_codec(config, vae), call_of(model)
     chain = process.respaced(str(num_steps or "")) if config.objective == "ddpm" else None
 
-    def bits(params, images, labels, seed, row):
-        x, seeds = codec.encode(images), RowSeeds(seed, row)
+    def bits(shared, examples, labels, seed, row):
+        (params, encoder), seeds = shared, RowSeeds(seed, row)
+        x = codec.encode(encoder, examples, seeds)
         model_fn = condition(functools.partial(call, params), labels)
         if chain is None:
             options = dict(solver=solver, num_steps=num_steps, atol=atol, rtol=rtol)
@@ -114,7 +131,12 @@ def make_likelihood(config, model, strategy=None, *, num_steps=None, solver="dop
 
 
 def weights_of(model):
-    return [tf.convert_to_tensor(v.value) for v in model.trainable_variables]
+    return tensors(model.trainable_variables)
+
+
+def encoder_of(vae):
+    """The weights that a codec encodes with; none without an autoencoder."""
+    return [] if vae is None else tensors(vae.variables_of("encoder"))
 
 
 def weights_digest(params):
@@ -125,39 +147,100 @@ def weights_digest(params):
     return digest.hexdigest()
 
 
+def read_text(path, name):
+    """A text beside the newest checkpoint of a work directory, or inside a .keras file; None where there is none."""
+    if zipfile.is_zipfile(path):
+        return model_file.read_text(path, name)
+    return Checkpoints(path).read_text(name) if tf.io.gfile.isdir(path) else None
+
+
 def load_config(path):
     """The RunConfig that a work directory or a .keras file carries."""
+    text = read_text(path, RUN)
+    if text is not None:
+        try:
+            return RunConfig.from_json(text)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{path} has no configuration that can be read: {error}") from error
+    if read_text(path, AUTOENCODER) is not None:
+        raise ValueError(f"{path} is an autoencoder, which goes to --vae: a model is needed here.")
     if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            if "run.json" not in archive.namelist():
-                raise ValueError(f"{path} is not a model that dit_tf wrote: it holds no run.json.")
-            return RunConfig.from_json(archive.read("run.json").decode())
-    text = Checkpoints(path).read_config() if tf.io.gfile.isdir(path) else None
-    if text is None:
-        raise ValueError(f"{path} holds no checkpoint: a work directory of dit_tf.train or a .keras file is needed.")
-    return RunConfig.from_json(text)
+        raise ValueError(f"{path} is not a model that dit_tf wrote: it holds no {RUN}.")
+    raise ValueError(f"{path} holds no checkpoint: a work directory of dit_tf.train or a .keras file is needed.")
+
+
+def load_classes(path):
+    """The ClassTable that lies with a model."""
+    text, config = read_text(path, CLASSES), load_config(path)
+    classes = numbered(config.num_classes) if text is None else ClassTable.from_json(text)
+    if len(classes) != config.num_classes:
+        raise ValueError(f"{path} has {config.num_classes} classes, and names for {len(classes)}.")
+    return classes
 
 
 def load_model(path):
-    """The network with its averaged weights, from a work directory or a .keras file that train wrote.
+    """The network with its averaged weights, from a work directory or a .keras file that train or convert wrote.
 
     `model((x, t, y), training=False)`: x (N, H, W, C) float32, t (N,), y (N,) int32 -> (N, H, W, 2C or C) float32.
     """
     config = load_config(path)
     if zipfile.is_zipfile(path):
-        return keras.saving.load_model(path)
+        _check_size(path, config)
     model = make_model(config)
-    Checkpoints(path).restore({f"ema/{v.path}": v.value for v in model.trainable_variables}, partial=True)
+    if zipfile.is_zipfile(path):
+        model_file.load_weights(path, model)
+    else:
+        Checkpoints(path).restore({f"ema/{v.path}": v.value for v in model.trainable_variables}, partial=True)
     return model
 
 
-def save_model(path, config, params):
-    """Write a .keras file of these weights, which also carries the run's configuration."""
+def _check_size(path, config):
+    """ValueError where the configuration asks for a network or an image far larger than the file: before it is made."""
+    size, length = size_of(config.model), os.path.getsize(path)
+    tokens = (config.image_size // size["patch_size"]) ** 2 // (1 if config.codec == "pixels" else 64)
+    least = 4 * 12 * size["width"] ** 2 * size["depth"]  # bytes: the leanest block has 12 D^2 weights
+    if least > length or tokens > length:
+        raise ValueError(f"{path} has {length} bytes, too few for the {config.model} that it claims to be.")
+
+
+def save_model(path, config, classes, params, provenance=None):
+    """Write a .keras file of these weights with the run's configuration and class table."""
     model = make_model(config)
     for variable, value in zip(model.trainable_variables, params):
         variable.assign(value)
-    temporary = os.path.join(os.path.dirname(path), f"unfinished-{os.getpid()}.keras")
-    model.save(temporary)
-    with zipfile.ZipFile(temporary, "a") as archive:
-        archive.writestr("run.json", config.to_json())
-    os.replace(temporary, path)
+    model_file.save(path, model, model_texts(config, classes, provenance))
+
+
+def model_texts(config, classes, provenance=None):
+    """{file name: text} of what lies with a model. provenance: a dict, where the weights came from elsewhere."""
+    texts = {RUN: config.to_json(), CLASSES: classes.to_json()}
+    return texts if provenance is None else texts | {PROVENANCE: json.dumps(provenance, indent=1)}
+
+
+def load_vae(path, dtype="float32", sha256=""):
+    """The autoencoder, from what convert wrote, from a published file, or by a published name, which is downloaded.
+
+    ValueError where its encoder is not the one that `sha256` names, the digest that a model carries; empty: any.
+    """
+    if path in PUBLISHED and not os.path.exists(path):
+        path = fetch_published(path)
+    vae = AutoencoderKL("float32" if dtype == "float32" else "mixed_bfloat16")
+    if zipfile.is_zipfile(path) and model_file.read_text(path, AUTOENCODER) is not None:
+        model_file.load_weights(path, vae)
+    else:
+        with naming(path):
+            vae.assign(vae_map.convert(read_weight_file(path, "vae").state))
+    found = vae.encoder_sha256()
+    if sha256 not in ("", found):
+        raise ValueError(
+            f"--vae={path} has another encoder than the one that these latents come from (SHA-256 {found[:16]}..., "
+            f"needed is {sha256[:16]}...): give that one, or another decoder of it."
+        )
+    return vae
+
+
+def save_vae(path, vae, provenance):
+    """Write a .keras file of an autoencoder; provenance: a dict that says where it came from."""
+    facts = dict(encoder_sha256=vae.encoder_sha256(), scaling_factor=SCALING_FACTOR)
+    texts = {AUTOENCODER: json.dumps(facts, indent=1), PROVENANCE: json.dumps(provenance, indent=1)}
+    model_file.save(path, vae, texts)

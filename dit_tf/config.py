@@ -5,6 +5,8 @@ import json
 
 OBJECTIVES = ("ddpm", "flow")
 PRECISIONS = ("float32", "bfloat16")
+CODECS = ("pixels", "vae")
+CROPS = ("fast", "pil")
 _FLOW_FIELDS = ("path", "prediction", "loss_weight", "time_distribution")
 
 
@@ -16,6 +18,10 @@ class RunConfig:
     channels: int = 1
     num_classes: int = 10
     horizontal_flip: bool = False
+    crop: str = "fast"
+    codec: str = "pixels"  # what the model diffuses: pixels, or latents of the autoencoder
+    vae_sha256: str = ""  # of its encoder; empty: not known, as with published weights
+    init_from: str = ""  # SHA-256 of the weights that training began with; empty: random ones
 
     model: str = "DiT-Ti/2"
     block: str = "adaln_zero"
@@ -39,6 +45,8 @@ class RunConfig:
     def __post_init__(self):
         _one_of("objective", self.objective, OBJECTIVES)
         _one_of("precision", self.precision, PRECISIONS)
+        _one_of("codec", self.codec, CODECS)
+        _one_of("crop", self.crop, CROPS)
         _inside("class_dropout_prob", self.class_dropout_prob, 0.0, 1.0)
         _inside("ema_decay", self.ema_decay, 0.0, 1.0)
         if self.objective != "flow":
@@ -59,9 +67,15 @@ class RunConfig:
     @classmethod
     def from_json(cls, text):
         fields = json.loads(text)
+        if not isinstance(fields, dict):
+            raise ValueError(f"A configuration must be a JSON object, got a {type(fields).__name__}.")
         unknown = sorted(set(fields) - {field.name for field in dataclasses.fields(cls)})
         if unknown:
             raise ValueError(f"The configuration has fields that this version does not know: {', '.join(unknown)}.")
+        for name, value in fields.items():
+            kinds = (int, float) if type(getattr(cls, name)) is float else (type(getattr(cls, name)),)
+            if type(value) not in kinds:
+                raise ValueError(f"{name} of the configuration must be of type {kinds[-1].__name__}, got {value!r}.")
         return cls(**fields)
 
     def differences(self, other):

@@ -12,7 +12,8 @@ import tqdm
 
 import dit_tf
 from dit_tf import build, flags
-from dit_tf.data.pipeline import dataset_spec, images_in_order, open_dataset
+from dit_tf.data.class_names import UNLABELLED
+from dit_tf.data.pipeline import examples_in_order, open_dataset
 from dit_tf.runtime.distribution import check_batch, make_strategy
 from dit_tf.runtime.image_files import replace_file
 from dit_tf.runtime.partial_results import PartialResults
@@ -32,26 +33,32 @@ def main(options):
     method = likelihood_method(options, config)
     strategy = make_strategy(options.strategy, options.tpu, options.logical_cpus)
     check_batch("--batch_size", options.batch_size, strategy)
-    builder = open_dataset(config.dataset, options.data_dir)
-    count = num_examples(options, dataset_spec(builder, options.split).num_examples)
+    dataset = options.dataset or config.dataset
+    source = open_dataset(dataset, options.data_dir, unlabelled=build.load_classes(path) == UNLABELLED)
+    spec = source.spec(options.split)
+    check_classes(dataset, spec, config)
+    count = num_examples(options, spec.num_examples)
+    vae = load_vae(options, config, spec)
     model = build.load_model(path)
-    likelihood = build.make_likelihood(config, model, strategy, **method)
+    likelihood = build.make_likelihood(config, model, strategy, vae, **method)
 
     provenance = dict(
         dit_tf=dit_tf.__version__, tensorflow=tf.__version__, model=path, objective=config.objective, **method,
-        dataset=config.dataset, split=options.split, num_examples=count, seed=options.seed,
+        dataset=dataset, split=options.split, num_examples=count, seed=options.seed,
     )  # fmt: skip
     params = build.weights_of(model)
     digest = build.weights_digest(params)
+    shared = params, build.encoder_of(vae)
     partial = PartialResults(options.output + ".partial", dict(provenance, weights=digest, batch=options.batch_size))
-    images = images_in_order(builder, options.split, image_size=config.image_size, batch_size=options.batch_size)
+    kind = dict(image_size=config.image_size, crop=config.crop)
+    batches = examples_in_order(source, options.split, batch_size=options.batch_size, **kind)
     done = len(partial.batches) * options.batch_size
     with tqdm.tqdm(total=count, initial=min(done, count), unit="image", desc="likelihood", dynamic_ncols=True) as bar:
-        for first, (batch, labels) in zip(range(0, count, options.batch_size), images):
+        for first, (batch, labels, _) in zip(range(0, count, options.batch_size), batches):
             if first < done:
                 continue
             wanted = min(len(batch), count - first)
-            partial.append(evaluated(likelihood, params, batch, labels, options, first, wanted))
+            partial.append(evaluated(likelihood, shared, batch, labels, options, first, wanted))
             bar.update(wanted)
     write_metrics(options.output, partial.batches, dict(provenance, weights_sha256=digest))
     partial.remove()
@@ -81,6 +88,24 @@ def likelihood_method(options, config):
     return dict(solver=solver, atol=options.atol, rtol=options.rtol)
 
 
+def check_classes(dataset, spec, config):
+    if spec.num_classes != config.num_classes:
+        raise ValueError(
+            f"--dataset={dataset} has {spec.num_classes} classes, the model has {config.num_classes}."
+        )
+
+
+def load_vae(options, config, spec):
+    """The autoencoder that images go through before the model sees them; None for stored latents and for pixels."""
+    if spec.vae_sha256 or config.codec == "pixels":
+        if spec.vae_sha256 not in ("", config.vae_sha256):
+            raise ValueError("--dataset has latents of another autoencoder than the model's: give one of the same.")
+        return None
+    if not options.vae:
+        raise ValueError("--vae must be given: the model works on latents, and the data set has images.")
+    return build.load_vae(options.vae, config.precision, config.vae_sha256)
+
+
 def num_examples(options, available):
     if options.num_examples is None:
         return available
@@ -89,12 +114,12 @@ def num_examples(options, available):
     return options.num_examples
 
 
-def evaluated(likelihood, params, images, labels, options, first, wanted):
+def evaluated(likelihood, shared, examples, labels, options, first, wanted):
     """{"bits_per_dim", "evaluations"} of the first `wanted` images of a batch, filled up to its static size."""
     size = options.batch_size
-    fill = np.arange(size) % len(images)
+    fill = np.arange(size) % len(examples)
     bits, evaluations, finished = likelihood(
-        params, tf.constant(images[fill]), tf.constant(labels[fill], tf.int32), tf.constant(options.seed, tf.int64),
+        shared, tf.constant(examples[fill]), tf.constant(labels[fill], tf.int32), tf.constant(options.seed, tf.int64),
         tf.range(first, first + size),
     )  # fmt: skip
     if not finished.numpy()[:wanted].all():

@@ -11,8 +11,10 @@ import sys
 
 from absl import app, flags, logging
 
-from dit_tf.config import OBJECTIVES, PRECISIONS, RunConfig
+from dit_tf.config import CROPS, OBJECTIVES, PRECISIONS, RunConfig
+from dit_tf.data.latent_spec import MOMENTS_DTYPES
 from dit_tf.models.dit import BLOCKS
+from dit_tf.pretrained.published import DOWNLOADS, PUBLISHED
 from dit_tf.runtime.distribution import STRATEGIES
 from dit_tf.samplers.likelihood import SOLVERS as LIKELIHOOD_SOLVERS
 from dit_tf.samplers.options import DEFAULT_STEPS, SAMPLERS, SOLVERS_OF, SamplerOptions
@@ -75,7 +77,10 @@ def define_train(values):
     define, c = _Definer(values), RunConfig()
     define.string("workdir", None, "Where checkpoints, metrics and pictures go; default runs/DATASET-MODEL.")
     _define_data(define, c)
-    define.string("model", c.model, "DiT-{XL,L,B,S}/{2,4,8}, or DiT-{Xs,Ti,Na,Mi}/{1,2,4} for small images.")
+    define.bool("unconditional", False, "Train without classes.")
+    define.string("vae", None, "Autoencoder: train on its latents. With --dataset=latents:DIR it draws the pictures.")
+    define.string("init_from", None, "Begin with the weights of a .keras file or work directory (fine-tuning).")
+    define.string("model", c.model, "DiT-{XL,L,B,S}/{2,4,8}, DiT-{Xs,Ti,Na,Mi}/{1,2,4} or DiT-WIDTHxDEPTHxHEADS/PATCH.")
     define.string("block", c.block, f"Block design: {', '.join(BLOCKS)}.")
     define.float("class_dropout_prob", c.class_dropout_prob, "Label dropout; 0: no null class, no guidance.")
     define.bool("learn_sigma", None, "Predict the covariance as well as the noise; default: with --objective=ddpm.")
@@ -105,7 +110,8 @@ def define_sample(values):
     define, o = _Definer(values), SamplerOptions()
     define.string("workdir", None, "Work directory of a training; its newest averaged weights are used.")
     define.string("weights", None, "A .keras file instead of a work directory.")
-    define.list("labels", None, "Classes, e.g. 3,1,4; image i gets label i, round and round.")
+    define.string("vae", None, "Autoencoder, for a model of latents: what convert wrote, a published file or name.")
+    define.list("labels", None, "Classes by number, name or id, e.g. 207,daisy,n01440764; image i gets label i, round.")
     define.integer("num_samples", None, "How many; default: one per label. Without --labels they are random.")
     define.string("sampler", None, f"One of {', '.join(SAMPLERS)}; default: ddpm, of a flow model ode.")
     steps = ", ".join(f"{name} {count}" for name, count in DEFAULT_STEPS.items())
@@ -122,7 +128,7 @@ def define_sample(values):
     define.float("atol", o.atol, "Absolute tolerance of --solver=dopri5, per image.")
     define.float("rtol", o.rtol, "Relative tolerance of --solver=dopri5.")
     define.float("cfg_scale", o.cfg_scale, "Classifier-free guidance; 1: none.")
-    define.integer("guided_channels", None, "Guide the first so many channels; default: all.")
+    define.integer("guided_channels", None, "Guide the first so many channels; default: 3 of latents, else all.")
     define.list("guidance_interval", "0,1", "Guide between these places only; noise is 0, data 1.")
     define.integer("seed", 0, "Image i depends on (seed, i) and its label alone.")
     define.integer("batch_size", 100, "Images per call of the compiled sampler; changes no image.")
@@ -138,7 +144,9 @@ def define_evaluate(values):
     define.string("weights", None, "A .keras file instead of a work directory.")
     define.bool("likelihood", False, "Evaluate the likelihood; for now it must be given.")
     define.string("data_dir", None, "Where prepared data sets lie; default: TensorFlow Datasets' own.")
-    define.string("split", "test", "Split of the training's data set.")
+    define.string("dataset", None, "Another data set than the training's, with the same classes.")
+    define.string("split", "test", "Split of the data set.")
+    define.string("vae", None, "Autoencoder, where the model works on latents and the data set has images.")
     define.integer("num_examples", None, "Only the first so many images; default: the whole split.")
     define.string("solver", None, f"Of the probability flow: {', '.join(LIKELIHOOD_SOLVERS)}; default: the first.")
     define.integer("num_steps", None, "Steps of heun and euler (default: 125), or timesteps of a DDPM (default: all).")
@@ -148,6 +156,38 @@ def define_evaluate(values):
     define.integer("batch_size", 100, "Images per call of the compiled program.")
     define.string("output", "metrics.json", "Where the numbers go.")
     _define_devices(define)
+
+
+def define_encode(values):
+    """How images become latents on disk, which train reads as --dataset=latents:DIR. An interrupted run goes on."""
+    define, c = _Definer(values), RunConfig()
+    define.string("vae", None, "Autoencoder: what convert wrote, a published file, or a published name.")
+    define.string("output", None, "Directory that the latents go to.")
+    _define_data(define, c)
+    define.string("precision", c.precision, f"Of products: {', '.join(PRECISIONS)} (a TPU rounds both to bfloat16).")
+    define.string("moments_dtype", "bfloat16", f"What is stored: {', '.join(MOMENTS_DTYPES)}.")
+    define.integer("examples_per_shard", 1024, "Images per file; what a killed run loses at most.")
+    define.integer("batch_size", 32, "Images per call of the compiled encoder, over all replicas.")
+    _define_devices(define)
+
+
+def define_convert(values):
+    """Published weights of DiT, SiT and Stable Diffusion's autoencoder as .keras files, and models as DiT's .pt. What
+    the weights' shapes do not tell is asked for by name."""
+    define = _Definer(values)
+    define.string("source", None, f"A file, a directory (diffusers; work directory), or {', '.join(PUBLISHED)}.")
+    define.string("output", None, "A .keras file; of a model of dit_tf's own, a .pt file. It is replaced.")
+    define.integer("num_heads", None, "Attention heads, where the width is not that of a published size.")
+    define.integer("num_classes", None, "Classes, without the null class; where the label table leaves it open.")
+    define.integer("input_size", None, "Side of the input, in latents or pixels, where the file has no position table.")
+    define.string(
+        "objective", None, f"{' or '.join(OBJECTIVES)}, what it was trained for; default: a published name's, or ddpm."
+    )
+    define.string("path", None, f"Of --objective=flow: {', '.join(PATHS)}; default: the first.")
+    define.string("prediction", None, f"Of --objective=flow: {', '.join(PREDICTIONS)}; default: the first.")
+    define.bool("ema", True, "Of a training checkpoint, the averaged weights rather than the raw ones.")
+    define.string("sha256", None, "What the source's SHA-256 must be.")
+    define.string("download_dir", DOWNLOADS, "Where published files are downloaded to.")
 
 
 def define_score_digits(values):
@@ -161,10 +201,11 @@ def define_score_digits(values):
 
 
 def _define_data(define, c):
-    define.string("dataset", c.dataset, "digits, or a TensorFlow Datasets name.")
+    define.string("dataset", c.dataset, "digits, a TensorFlow Datasets name, folder:DIR, or latents:DIR (of encode).")
     define.string("data_dir", None, "Where prepared data sets lie; default: TensorFlow Datasets' own.")
-    define.string("split", c.split, "Split to train on.")
+    define.string("split", c.split, "Split to read.")
     define.integer("image_size", None, "Side in pixels; default: the data set's own, or 256.")
+    define.string("crop", c.crop, f"ADM's centre crop: {', '.join(CROPS)} (to the bit PIL's, and slower).")
     define.bool("horizontal_flip", None, "Mirror half of the images; default: not for written characters.")
 
 
@@ -178,6 +219,8 @@ COMMANDS = {
     "train": define_train,
     "sample": define_sample,
     "evaluate": define_evaluate,
+    "encode": define_encode,
+    "convert": define_convert,
     "score_digits": define_score_digits,
 }
 

@@ -2,6 +2,7 @@
 
     python -m dit_tf.sample --workdir=runs/digits --labels=3,1,4 --cfg_scale=1.5 --output=grid.png
     python -m dit_tf.sample --workdir=runs/digits --num_samples=50000 --output=samples.npz
+    python -m dit_tf.sample --weights=dit.keras --vae=vae.keras --labels="golden retriever",n02099601 --cfg_scale=4
 """
 
 import dataclasses
@@ -27,9 +28,11 @@ def main(options):
     path = options.workdir or options.weights
     config = build.load_config(path)
     asked = sampler_options(options)
-    labels = requested_labels(options, config.num_classes)
+    classes = build.load_classes(path)
+    labels = requested_labels(options, classes)
+    vae = load_vae(options, config)
     model = build.load_model(path)
-    sampler = build.make_sampler(config, model, asked, strategy)
+    sampler = build.make_sampler(config, model, asked, strategy, vae)
 
     replicas = strategy.num_replicas_in_sync
     batch_size = min(options.batch_size, -(-len(labels) // replicas) * replicas)
@@ -44,7 +47,8 @@ def main(options):
     if sampler.solver.evaluations is None:
         print(report(work))
     if options.output.endswith(".png"):
-        write_grid(options.output, images, labels, columns=len(options.labels) if options.labels else None)
+        captions = [classes.caption(label) for label in labels]
+        write_grid(options.output, images, captions, columns=len(options.labels) if options.labels else None)
     else:
         write_npz(options.output, images, labels)
     print(f"{len(images)} images: {options.output}")
@@ -88,18 +92,27 @@ def report(work):
     return f"{e.mean():.1f} function evaluations per image ({e.min()} to {e.max()}); {steps}"
 
 
-def requested_labels(options, num_classes):
+def load_vae(options, config):
+    """The autoencoder of --vae, which must be given where the model works on latents, and nowhere else."""
+    if config.codec == "vae" and not options.vae:
+        raise ValueError(
+            "--vae must be given: this model draws latents. `python -m dit_tf.convert --source=sd-vae-ft-ema "
+            "--output=vae.keras` gets the published decoder."
+        )
+    if config.codec != "vae" and options.vae:
+        raise ValueError(f"--vae goes with models of latents; this one draws pixels, got --vae={options.vae}.")
+    return build.load_vae(options.vae, config.precision, config.vae_sha256) if options.vae else None
+
+
+def requested_labels(options, classes):
     """(N,) int64: the labels of --labels, repeated up to --num_samples, or random ones."""
     if options.num_samples is not None and options.num_samples < 1:
         raise ValueError(f"--num_samples must be at least 1, got {options.num_samples}.")
     if not options.labels:
         if options.num_samples is None:
             raise ValueError("--labels or --num_samples must be given.")
-        return random_labels(options.seed, options.num_samples, num_classes)
-    for text in options.labels:
-        if not text.strip().isdigit() or int(text) >= num_classes:
-            raise ValueError(f"--labels must be classes from 0 to {num_classes - 1}, got {text!r}.")
-    return np.resize([int(text) for text in options.labels], options.num_samples or len(options.labels))
+        return random_labels(options.seed, options.num_samples, len(classes))
+    return np.resize([classes.find(text) for text in options.labels], options.num_samples or len(options.labels))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from dit_tf.data import pipeline
 from dit_tf.evaluation.class_agreement import class_agreement, train_classifier
 from dit_tf.evaluation.frechet import frechet_distance, mean_and_covariance
 from dit_tf.evaluation.nearest_neighbours import nearest_neighbour_ratio
-from dit_tf.models.codec import PixelCodec
+from dit_tf.models.codec import scale_pixels
 
 _SHAPE = (8, 8, 1)
 _TABLE = (  # title, score, the score of real digits, what those are
@@ -100,7 +100,7 @@ def real_features(digits, split):
 
 def pixel_features(images):
     """uint8 (M, 8, 8, 1) -> float64 (M, 64) in [-1, 1], the range that the model sees."""
-    return PixelCodec(8, 1).encode(images).numpy().reshape(len(images), -1).astype(np.float64)
+    return scale_pixels(images).numpy().reshape(len(images), -1).astype(np.float64)
 
 
 def frechet(features, other_features):

@@ -1,6 +1,7 @@
 """Train a diffusion transformer:
 
     python -m dit_tf.train --flagfile=launch/flags/digits.flags --workdir=runs/digits
+    python -m dit_tf.train --dataset=folder:photos --vae=sd-vae-ft-ema --model=DiT-XL/2 --init_from=dit.keras
 
 The same command again resumes from the newest checkpoint, bit for bit as if it had never stopped.
 """
@@ -8,10 +9,14 @@ The same command again resumes from the newest checkpoint, bit for bit as if it 
 import dataclasses
 import os
 
+import tensorflow as tf
+
 from dit_tf import build, flags
 from dit_tf.config import RunConfig
-from dit_tf.data.pipeline import dataset_spec, open_dataset, training_batches
+from dit_tf.data.class_names import UNLABELLED
+from dit_tf.data.pipeline import first_damaged, open_dataset, training_batches
 from dit_tf.models.costs import count_parameters, training_flops
+from dit_tf.pretrained.fine_tuning import start_from
 from dit_tf.runtime.checkpoint import Checkpoints
 from dit_tf.runtime.distribution import check_batch, make_strategy
 from dit_tf.runtime.image_files import replace_file, write_grid
@@ -28,32 +33,40 @@ def main(options):
     check_intervals(options)
     strategy = make_strategy(options.strategy, options.tpu, options.logical_cpus)
     check_batch("--global_batch_size", options.global_batch_size, strategy)
-    builder = open_dataset(options.dataset, options.data_dir)
-    config = run_config(options, dataset_spec(builder, options.split))
+    source = open_dataset(options.dataset, options.data_dir, unlabelled=options.unconditional)
+    spec = source.spec(options.split)
+    with strategy.scope():
+        vae = build.load_vae(options.vae, options.precision, spec.vae_sha256) if options.vae else None
+    config = run_config(options, spec, vae)
     workdir = options.workdir or default_workdir(config)
     checkpoints = Checkpoints(workdir, keep=options.keep_checkpoints)
-    check_same_run(config, checkpoints)
 
     with strategy.scope():
+        model = build.make_model(config)
+        if options.init_from:
+            config = initialise(config, model, spec.classes, options.init_from)
+        check_same_run(config, checkpoints)
         trainer = build.make_trainer(
-            config, stop_step=options.train_steps, steps_per_execution=options.steps_per_execution, jit=options.xla
-        )
+            config, model, vae,
+            stop_step=options.train_steps, steps_per_execution=options.steps_per_execution, jit=options.xla,
+        )  # fmt: skip
     start = checkpoints.restore(trainer.checkpoint_state()) or 0
     replace_file(os.path.join(workdir, "flags.txt"), flags.resolved(options).encode())
     announce(config, trainer, workdir, start)
 
+    stream = dict(image_size=config.image_size, seed=config.seed, crop=config.crop)
     batches = training_batches(
-        builder,
+        source,
         config.split,
-        image_size=config.image_size,
         global_batch_size=config.global_batch_size,
-        seed=config.seed,
         start_step=start,
         horizontal_flip=config.horizontal_flip,
+        **stream,
     )
+    texts = build.model_texts(config, spec.classes)
 
     def save(step):
-        checkpoints.save(step, trainer.checkpoint_state(), config.to_json())
+        checkpoints.save(step, trainer.checkpoint_state(), texts)
 
     throughput = callbacks.Throughput(config.global_batch_size, training_flops(trainer.model, 1), measure_peak_flops())
     progress = [
@@ -61,32 +74,65 @@ def main(options):
         callbacks.ProgressBar(throughput),
         callbacks.LogMetrics(options.log_every, MetricsLog(workdir, start), throughput),
         callbacks.SaveCheckpoint(options.checkpoint_every, save),
-        callbacks.DrawSamples(options.sample_every, picture(config, trainer, workdir)),
     ]
+    if vae is not None or config.codec == "pixels":
+        draw = picture(config, trainer, vae, spec.classes, workdir)
+        progress.append(callbacks.DrawSamples(options.sample_every, draw))
     try:
         trainer.fit(batches, progress)
     except KeyboardInterrupt:
         save(trainer.current_step())
         raise
+    except tf.errors.OpError as error:
+        # Somewhere in the execution that failed lies a record that cannot be read, and TensorFlow does not say which.
+        first, count = (n * config.global_batch_size for n in (trainer.current_step(), options.steps_per_execution))
+        sentence = first_damaged(source, config.split, first=first, count=count, **stream)
+        if sentence is None:
+            raise
+        raise ValueError(sentence) from error
     path = os.path.join(workdir, "model.keras")
-    build.save_model(path, config, trainer.ema_tensors())
+    build.save_model(path, config, spec.classes, trainer.ema_tensors())
     print(f"Finished at step {trainer.current_step()}. Averaged weights: {path}")
 
 
-def run_config(options, spec):
-    """Flags and data set -> RunConfig: what has a flag is taken from it, what is left open from the data set."""
+def run_config(options, spec, vae):
+    """Flags, data set and autoencoder -> RunConfig: what is left open by the flags comes from the data set."""
     flagged = {f.name: getattr(options, f.name) for f in dataclasses.fields(RunConfig) if hasattr(options, f.name)}
-    flip = spec.horizontal_flip if options.horizontal_flip is None else options.horizontal_flip
-    size = options.image_size or spec.image_size or 256
-    learn_sigma = options.objective == "ddpm" if options.learn_sigma is None else options.learn_sigma
-    flagged["learn_sigma"] = learn_sigma
-    from_data = dict(image_size=size, channels=spec.channels, num_classes=spec.num_classes, horizontal_flip=flip)
-    return RunConfig(**flagged | from_data)
+    latents = bool(spec.vae_sha256)
+    if vae is not None and spec.channels != 3:
+        raise ValueError(f"--vae needs images of 3 channels; {options.dataset} has {spec.channels}: leave --vae out.")
+    if latents and options.image_size not in (None, spec.image_size):
+        raise ValueError(f"--image_size of {options.dataset} must be {spec.image_size}, got {options.image_size}.")
+    flagged["horizontal_flip"] = spec.horizontal_flip if options.horizontal_flip is None else options.horizontal_flip
+    flagged["learn_sigma"] = options.objective == "ddpm" if options.learn_sigma is None else options.learn_sigma
+    if spec.classes == UNLABELLED:
+        flagged["class_dropout_prob"] = 0.0  # there is no label to drop
+    return RunConfig(
+        **flagged
+        | dict(
+            image_size=options.image_size or spec.image_size or 256,
+            channels=spec.channels,
+            num_classes=spec.num_classes,
+            codec="vae" if latents or vae is not None else "pixels",
+            vae_sha256=spec.vae_sha256 or (vae.encoder_sha256() if vae is not None else ""),
+            init_from="",
+        )
+    )
+
+
+def initialise(config, model, classes, path):
+    """Begin with the weights of `path` -> the configuration that says so."""
+    source = build.load_model(path)
+    same_classes = classes == build.load_classes(path)
+    sentence = start_from(model, source, same_classes)
+    print(f"Beginning with the weights of {path}: {sentence}")
+    return dataclasses.replace(config, init_from=build.weights_digest(build.weights_of(source)))
 
 
 def default_workdir(config):
     name = config.model.replace("DiT", "SiT") if config.objective == "flow" else config.model
-    return f"runs/{config.dataset}-{name.replace('/', '-')}"
+    data = config.dataset.rstrip("/").split("/")[-1].split(":")[-1]
+    return f"runs/{data}-{name.replace('/', '-')}"
 
 
 def check_intervals(options):
@@ -104,7 +150,7 @@ def check_intervals(options):
 
 def check_same_run(config, checkpoints):
     """ValueError where the work directory belongs to a training of another configuration."""
-    text = checkpoints.read_config()
+    text = checkpoints.read_text(build.RUN)
     if text is None:
         return
     differences = config.differences(RunConfig.from_json(text))
@@ -122,24 +168,25 @@ def announce(config, trainer, workdir, start):
     print(f"{config.model} ({config.block}), {trainable / 1e6:.2f} M parameters, {config.precision}; into {workdir}")
     if config.objective == "flow":
         print(f"flow matching: {config.path} path, {config.prediction} prediction")
-    print(f"{config.dataset} at {config.image_size} pixels, {replicas} replica(s) of {share} examples")
+    latents = ", as latents" if config.codec == "vae" else ""
+    print(f"{config.dataset} at {config.image_size} pixels{latents}, {replicas} replica(s) of {share} examples")
     if start:
         print(f"Resuming from step {start}")
 
 
-def picture(config, trainer, workdir):
+def picture(config, trainer, vae, classes, workdir):
     """draw(step): a grid of guided samples from the averaged weights, from the same noise every time."""
     per_class = max(1, min(SAMPLES_PER_CLASS, MAX_SAMPLES // config.num_classes))
     labels = [label for _ in range(per_class) for label in range(config.num_classes)][:MAX_SAMPLES]
     guided = trainer.model.null_label is not None
     few = dict(sampler="ddim", num_steps=50) if config.objective == "ddpm" else dict(sampler="ode", num_steps=25)
     sampler = SamplerOptions(**few, cfg_scale=1.5 if guided else 1.0)
-    sample = build.make_sampler(config, trainer.model, sampler)
+    sample = build.make_sampler(config, trainer.model, sampler, vae=vae)
 
     def draw(step):
         _, drawn = next(in_batches(sample, trainer.ema_tensors(), labels, 0, len(labels)))
         path = os.path.join(workdir, "samples", f"{step:08d}.png")
-        write_grid(path, drawn.images, labels, columns=min(config.num_classes, 10))
+        write_grid(path, drawn.images, [classes.caption(label) for label in labels], min(config.num_classes, 10))
 
     return draw
 

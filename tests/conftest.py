@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import absl.flags
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -127,6 +128,18 @@ def parse():
         return values
 
     return options
+
+
+@pytest.fixture(scope="session")
+def vae_file(tmp_path_factory):
+    """An autoencoder in its full size with random weights, as convert writes it: 335 MB."""
+    from dit_tf import build
+    from dit_tf.models.autoencoder_kl import AutoencoderKL
+
+    path = tmp_path_factory.mktemp("vae") / "vae.keras"
+    keras.utils.set_random_seed(0)
+    build.save_vae(str(path), AutoencoderKL(), {"source": "random"})
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -103,7 +103,7 @@ def test_images_come_in_their_order_and_whole(tiny_flags, trained_flow):
 
     data_dir = next(flag for flag in tiny_flags if flag.startswith("--data_dir")).split("=")[1]
     digits = pipeline.open_dataset("digits", data_dir)
-    batches = list(pipeline.images_in_order(digits, "test", image_size=8, batch_size=100))
+    batches = list(pipeline.examples_in_order(digits, "test", image_size=8, batch_size=100))
     images, labels = pipeline.real_images(digits, "test")
-    np.testing.assert_array_equal(np.concatenate([image for image, _ in batches]), images)
-    np.testing.assert_array_equal(np.concatenate([label for _, label in batches]), labels)
+    np.testing.assert_array_equal(np.concatenate([image for image, _, _ in batches]), images)
+    np.testing.assert_array_equal(np.concatenate([label for _, label, _ in batches]), labels)

@@ -27,7 +27,7 @@ _SDES = list(itertools.product(PATHS, PREDICTIONS, DIFFUSIONS, LAST_STEPS))
 class _Unrounded(PixelCodec):
     """uint8 has no NaN."""
 
-    def decode(self, x):
+    def decode(self, weights, x):
         return x
 
 
@@ -51,7 +51,7 @@ def check_training(path, prediction, loss_weight, time_distribution, precision):
 
     @tf.function(jit_compile=True)
     def one_step(params, batch):
-        losses, gradients = step.loss_and_gradients(params, batch, tf.constant(0, tf.int64), tf.constant(0))
+        losses, gradients = step.loss_and_gradients(params, [], batch, tf.constant(0, tf.int64), tf.constant(0))
         zeros = [tf.zeros_like(p) for p in params]
         return losses, step.update(State(params, zeros, zeros, params), gradients, tf.constant(1))
 
@@ -94,7 +94,7 @@ class _Programs:
         key = precision, sampler.options.sampler, sampler.solver.evaluations, adaptive
         program = self._programs.setdefault(key, sampler.program)
         controls = tf.nest.map_structure(tf.constant, sampler.controls)
-        return program((params, controls), tf.range(_N), tf.constant(0, tf.int64), tf.range(_N))
+        return program((params, [], controls), tf.range(_N), tf.constant(0, tf.int64), tf.range(_N))
 
     def traces(self):
         return [program.experimental_get_tracing_count() for program in self._programs.values()]

@@ -79,7 +79,8 @@ def test_the_grid_shows_every_image(parse, trained, tmp_path):
     "more, words",
     [
         (["--labels=3,x"], ["--labels", "from 0 to 9", "'x'"]),
-        (["--labels=10"], ["--labels", "from 0 to 9", "'10'"]),
+        (["--labels=1", "--vae=vae.keras"], ["--vae goes with models of latents", "vae.keras"]),
+        (["--labels=10"], ["--labels", "from 0 to 9", "got 10"]),
         ([], ["--labels", "--num_samples"]),
         (["--labels=1", "--num_steps=1001"], ["--num_steps", "1000", "1001"]),
         (["--labels=1", "--sampler=euler"], ["--sampler", "ddpm, ddim", "euler"]),

@@ -6,6 +6,8 @@ has 1e-6, mean and log variance, and leaves the scale to its caller. So the laye
 ends.
 """
 
+import hashlib
+import types
 from typing import NamedTuple
 
 import keras
@@ -57,44 +59,69 @@ class Posterior(NamedTuple):
         return self.mean
 
 
-class AutoencoderKL:
+@keras.saving.register_keras_serializable(package="dit_tf")
+class AutoencoderKL(keras.Model):
     """`moments` encodes, `decode` decodes; eagerly or compiled, for every size, one compilation for each.
 
-    mixed_bfloat16 is the type of the products alone: normalisations, softmax, results and `weights` are float32.
+    mixed_bfloat16 is the type of the products alone: normalisations, softmax, results and weights are float32. Called
+    as a model it takes images to their reconstructions, by the mean of the posterior.
     """
 
-    def __init__(self, dtype="float32", *, pixels_at_once=8 * 256 * 256):
+    def __init__(self, dtype="float32", *, pixels_at_once=8 * 256 * 256, name="autoencoder_kl", **kwargs):
         """The weights are random. pixels_at_once: a batch of more goes through in equal slices, to bound memory.
 
         An image of 256 x 256 takes 0.14 GB beside the weights when a TPU decodes it, and the default is eight of them.
         """
         if dtype not in ("float32", "mixed_bfloat16"):
             raise ValueError(f"The autoencoder's dtype must be float32 or mixed_bfloat16, got {dtype!r}.")
+        super().__init__(name=name, autocast=False, **kwargs)
+        self._products = dtype
         # Here, because nothing else needs KerasCV and the packages that it brings.
         from keras_cv.models import stable_diffusion
 
         # The decoder asks for a size, on which none of its layers depends.
         encoder = stable_diffusion.ImageEncoder(download_weights=False).layers[:-1]
         decoder = stable_diffusion.Decoder(64, 64, download_weights=False).layers[1:]
-        self._encoder = list(zip(_ENCODER, encoder, strict=True))
-        self._decoder = list(zip(_DECODER, decoder, strict=True))
-        self.pixels_at_once = pixels_at_once
-        self.weights = {}  # name: variable; the names are those of `pretrained.vae_map`
-        for prefix, layers in (("encoder", self._encoder), ("decoder", self._decoder)):
-            for name, layer in layers:
-                _set_types(layer, dtype if name not in _FLOAT32 else "float32")
-                self.weights.update(_weights_of(layer, f"{prefix}/{name}"))
+        self.encoder, self.decoder, self.pixels_at_once = encoder, decoder, pixels_at_once
+        by_name = {}  # name: variable; the names are those of `pretrained.vae_map`
+        for side, places in (("encoder", _ENCODER), ("decoder", _DECODER)):
+            for place, layer in zip(places, getattr(self, side), strict=True):
+                _set_types(layer, dtype if place not in _FLOAT32 else "float32")
+                by_name.update(_weights_of(layer, f"{side}/{place}"))
+        self.by_name = types.MappingProxyType(by_name)  # of a dict Keras would save the variables once more
+        self.built = True
 
-    def load_weights(self, arrays):
+    def assign(self, arrays):
         """Set every weight from {name: array}. ValueError lists names that differ, or the first shape that does."""
-        if arrays.keys() != self.weights.keys():
-            missing, unused = sorted(self.weights.keys() - arrays.keys()), sorted(arrays.keys() - self.weights.keys())
+        if arrays.keys() != self.by_name.keys():
+            missing, unused = sorted(self.by_name.keys() - arrays.keys()), sorted(arrays.keys() - self.by_name.keys())
             raise ValueError(f"The autoencoder's weights do not fit: missing {missing}, not used {unused}.")
-        for name, variable in self.weights.items():
+        for name, variable in self.by_name.items():
             if tuple(variable.shape) != tuple(arrays[name].shape):
                 raise ValueError(f"{name} has shape {tuple(variable.shape)}, the array {tuple(arrays[name].shape)}.")
-        for name, variable in self.weights.items():
+        for name, variable in self.by_name.items():
             variable.assign(arrays[name])
+
+    def variables_of(self, side):
+        """The variables of "encoder" or "decoder", in a fixed order."""
+        return [variable for name, variable in self.by_name.items() if name.startswith(f"{side}/")]
+
+    def encoder_sha256(self):
+        """A name for the space of latents: the published decoders share one encoder, and with it this digest."""
+        digest = hashlib.sha256()
+        for name, variable in sorted(self.by_name.items()):
+            if name.startswith("encoder/"):
+                digest.update(name.encode() + variable.numpy().tobytes())
+        return digest.hexdigest()
+
+    def call(self, images):
+        return self.decode(self.moments(images).mode())
+
+    def get_config(self):
+        return {"name": self.name, "dtype": self._products, "pixels_at_once": self.pixels_at_once}
+
+    def build_from_config(self, config):
+        """Nothing to do: the constructor builds every weight."""
 
     def moments(self, images):
         """(N, H, W, 3) float32 in [-1, 1] -> `Posterior`. ValueError unless 8 divides H and W."""
@@ -102,7 +129,7 @@ class AutoencoderKL:
         height, width = images.shape[1:3]
         if height % DOWNSCALING or width % DOWNSCALING:
             raise ValueError(f"Height and width of images must be divisible by {DOWNSCALING}, got {height}x{width}.")
-        moments = _in_slices(self._encoder, images, self.pixels_at_once // (height * width))  # (N, h, w, 8)
+        moments = _in_slices(self.encoder, images, self.pixels_at_once // (height * width))  # (N, h, w, 8)
         mean, logvar = tf.split(moments, 2, axis=-1)
         return Posterior(mean, tf.clip_by_value(logvar, *_LOGVAR_RANGE))
 
@@ -110,7 +137,7 @@ class AutoencoderKL:
         """(N, h, w, 4) float32, not scaled -> (N, H, W, 3) float32, near [-1, 1] but not clipped to it."""
         latents = tf.convert_to_tensor(latents, tf.float32)
         height, width = latents.shape[1:3]
-        return _in_slices(self._decoder, latents, self.pixels_at_once // (DOWNSCALING**2 * height * width))
+        return _in_slices(self.decoder, latents, self.pixels_at_once // (DOWNSCALING**2 * height * width))
 
 
 def _set_types(layer, dtype):
@@ -142,7 +169,7 @@ def _in_slices(layers, x, rows):
     """
 
     def run(x):
-        for _, layer in layers:
+        for layer in layers:
             x = layer(x)
         return x
 

@@ -45,14 +45,30 @@ NAMES = [f"{family}-{size}/{p}" for family in ("DiT", "SiT") for size, row in SI
 
 
 def size_of(name):
-    """"DiT-XL/2" -> keyword arguments of `DiT`. SiT-* are the same rows. ValueError names the nearest known names."""
+    """"DiT-XL/2" -> keyword arguments of `DiT`. SiT-* are the same rows. "DiT-64x3x4/2", width x depth x heads / patch,
+    is a size outside the table. ValueError names the nearest known names."""
+    free = re.fullmatch(r"[DS]iT-([1-9]\d*)x([1-9]\d*)x([1-9]\d*)/([1-9]\d*)", name)
+    if free:
+        width, depth, num_heads, patch_size = (int(number) for number in free.groups())
+        return dict(depth=depth, width=width, num_heads=num_heads, patch_size=patch_size)
     if name not in NAMES:
         lower = {known.lower(): known for known in NAMES}
         near = ", ".join(lower[n] for n in difflib.get_close_matches(name.lower(), lower, n=3, cutoff=0.0))
-        raise ValueError(f"--model must be one of DiT-{{{','.join(SIZES)}}}/PATCH, got {name!r}; near: {near}.")
+        raise ValueError(
+            f"--model must be one of DiT-{{{','.join(SIZES)}}}/PATCH, or DiT-WIDTHxDEPTHxHEADS/PATCH, got {name!r}; "
+            f"near: {near}."
+        )
     size, patch_size = re.fullmatch(r"...-(\w+)/(\d)", name).groups()
     depth, width, num_heads, _ = SIZES[size]
     return dict(depth=depth, width=width, num_heads=num_heads, patch_size=int(patch_size))
+
+
+def name_of(width, depth, num_heads, patch_size, family="DiT"):
+    """The name that `size_of` reads, of the table where the size is there."""
+    for size, row in SIZES.items():
+        if (row.width, row.depth, row.num_heads) == (width, depth, num_heads) and patch_size in row.patch_sizes:
+            return f"{family}-{size}/{patch_size}"
+    return f"{family}-{width}x{depth}x{num_heads}/{patch_size}"
 
 
 @keras.saving.register_keras_serializable(package="dit_tf")

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import ml_dtypes
 import numpy as np
 
-_FLOATS = tuple(np.dtype(t) for t in (np.float32, np.float16, ml_dtypes.bfloat16, np.float64))
+FLOATS = tuple(np.dtype(t) for t in (np.float32, np.float16, ml_dtypes.bfloat16, np.float64))
 
 
 class Transform(NamedTuple):
@@ -209,9 +209,10 @@ def weights_by_path(model):
     return {v.path.split("/", 1)[1]: v for v in model.trainable_variables}
 
 
-def load_weights(model, state):
+def load_weights(model, state, progress=None):
     """Assign a state of either layout to a model of the design adaln_zero, in float32 or wider dtypes rounded to it.
 
+    progress: called with the number of bytes after each weight.
     ValueError where names are left over on either side or a shape is another, where the arrays are no floats, or where
     a stored position table is not the model's; the model may then have taken some of the weights already.
     """
@@ -223,6 +224,8 @@ def load_weights(model, state):
         if tuple(weights[path].shape) != a.shape:
             raise ValueError(f"{path} has shape {tuple(weights[path].shape)}, the public weight {a.shape}.")
         weights[path].assign(a)
+        if progress is not None:
+            progress(a.nbytes)
 
 
 class _Lazy(collections.UserDict):
@@ -266,7 +269,7 @@ def _qkv_of(names):
 
 def _read(official, name, transform):
     a = np.asarray(official[name])
-    if a.dtype not in _FLOATS:
+    if a.dtype not in FLOATS:
         raise ValueError(f"{name} must hold floating-point numbers, got {a.dtype}.")
     if a.ndim != (transform.rank or a.ndim):
         raise ValueError(f"{name} must have {transform.rank} dimensions, got shape {a.shape}.")
@@ -284,7 +287,12 @@ def _exhaust(what, present, wanted, allowed=frozenset()):
     missing = [name for name in wanted if name not in present]
     unused = sorted(map(str, set(present) - set(wanted) - allowed))
     if missing or unused:
-        raise ValueError(f"The {what} do not fit: missing {missing}, not used {unused}.")
+        raise ValueError(f"The {what} do not fit: missing {listed(missing)}, not used {listed(unused)}.")
+
+
+def listed(names, most=16):
+    """A list of names for a message, its end left out where there are many."""
+    return f"{names[:most]}" + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _few(names, most=8):

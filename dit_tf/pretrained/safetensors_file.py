@@ -26,7 +26,7 @@ class SafetensorsFile(Mapping):
     def __init__(self, path):
         path = _find(pathlib.Path(path))
         shards = _read_index(path) if path.name.endswith(_INDEX) else {path: None}
-        self.path = path
+        self.path, self.files = path, tuple({path: None} | shards)  # files: all that are read
         self._home = {}  # {name: (file, handle)}
         for file, listed in shards.items():
             handle, names = _open(file)

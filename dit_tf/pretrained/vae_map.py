@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dit_tf.pretrained.dit_map import FLOATS, listed
+
 _WIDTHS = (128, 256, 512, 512)  # of the four levels, from the image down; the encoder has two blocks at each
 _DEEP = _WIDTHS[-1]
 _LATENT_CHANNELS = 4
@@ -105,23 +107,38 @@ def weight_map(layout):
     return [row._replace(theirs=layout.prefix + row.theirs) for row in rows]
 
 
-def convert(arrays):
-    """{their name: array} in any of the layouts -> {our name: array}, for `AutoencoderKL.load_weights`.
+def layout_of(names):
+    """The layout of a state with these names.
 
-    ValueError lists what is missing and what is left over, by the layout whose names come nearest, or the shapes that
-    are not those of the network. Other parts of a checkpoint, such as its loss, must have been taken out.
+    ValueError lists what is missing and what is left over, by the layout whose names come nearest. Other parts of a
+    checkpoint, such as its loss, must have been taken out.
     """
-    maps = {layout.title: weight_map(layout) for layout in LAYOUTS}
-    title = min(maps, key=lambda title: len({row.theirs for row in maps[title]} ^ set(arrays)))
-    rows = maps[title]
-    missing = [row.theirs for row in rows if row.theirs not in arrays]
-    left_over = sorted(set(arrays) - {row.theirs for row in rows})
+    wanted = {layout: [row.theirs for row in weight_map(layout)] for layout in LAYOUTS}
+    layout = min(LAYOUTS, key=lambda layout: len(set(wanted[layout]) ^ set(names)))
+    missing = [name for name in wanted[layout] if name not in names]
+    left_over = sorted(map(str, set(names) - set(wanted[layout])))
     if missing or left_over:
-        raise ValueError(f"The weights are no autoencoder's ({title}): missing {missing}, left over {left_over}.")
-    arrays = {row: np.asarray(arrays[row.theirs]) for row in rows}
+        raise ValueError(
+            f"The weights are no autoencoder's ({layout.title}): missing {listed(missing)}, left over "
+            f"{listed(left_over)}."
+        )
+    return layout
+
+
+def convert(arrays):
+    """{their name: array} in any of the layouts -> {our name: array}, for `AutoencoderKL.assign`.
+
+    ValueError where `layout_of` has one, and lists the arrays whose shapes are not those of the network or that are no
+    floating-point numbers.
+    """
+    layout = layout_of(arrays)
+    arrays = {row: np.asarray(arrays[row.theirs]) for row in weight_map(layout)}
     wrong = [f"{row.theirs} {a.shape} in the place of {row.shape}" for row, a in arrays.items() if a.shape != row.shape]
     if wrong:
-        raise ValueError(f"The weights have other shapes ({title}): {', '.join(wrong)}.")
+        raise ValueError(f"The weights have other shapes ({layout.title}): {', '.join(wrong)}.")
+    wrong = [f"{row.theirs} of {a.dtype}" for row, a in arrays.items() if a.dtype not in FLOATS]
+    if wrong:
+        raise ValueError(f"The weights must be floating-point numbers: {', '.join(wrong)}.")
     return {row.ours: row.transform(a) for row, a in arrays.items()}
 
 

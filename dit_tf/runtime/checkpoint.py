@@ -1,6 +1,6 @@
 """Checkpoints: one directory per step, written beside its place and renamed into it, so that none is ever half there.
 
-    WORKDIR/checkpoints/00002000/state.index, state.data-00000-of-00001, config.json
+    WORKDIR/checkpoints/00002000/state.index, state.data-00000-of-00001, and texts such as run.json
 """
 
 import dataclasses
@@ -10,7 +10,6 @@ import re
 
 import tensorflow as tf
 
-CONFIG = "config.json"
 _VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"  # how TensorFlow ends the names of variables in its files
 _UNREADABLE = (tf.errors.OpError, IndexError, AssertionError, ValueError)  # an IndexError is a file cut short
 
@@ -38,8 +37,8 @@ class Checkpoints:
     def path(self, step):
         return os.path.join(self.directory, f"{step:08d}")
 
-    def save(self, step, state, config):
-        """state: {name: tf.Variable}; config: the run's configuration, JSON text that lies beside the state."""
+    def save(self, step, state, texts):
+        """state: {name: tf.Variable}; texts: {file name: text}, which lie beside the state."""
         for leftover in tf.io.gfile.glob(os.path.join(self.directory, "unfinished-*")):
             tf.io.gfile.rmtree(leftover)
         unfinished = os.path.join(self.directory, f"unfinished-{step:08d}")
@@ -48,8 +47,9 @@ class Checkpoints:
         tf.train.Checkpoint(state=state).write(prefix)
         if _differences(prefix, state):  # Keras objects drop entries without a word; an explicit dict must not
             raise RuntimeError(f"{prefix} does not hold what was saved: {_differences(prefix, state)}.")
-        with tf.io.gfile.GFile(os.path.join(unfinished, CONFIG), "w") as file:
-            file.write(config)
+        for name, text in texts.items():
+            with tf.io.gfile.GFile(os.path.join(unfinished, name), "w") as file:
+                file.write(text)
         if tf.io.gfile.exists(self.path(step)):
             tf.io.gfile.rmtree(self.path(step))
         tf.io.gfile.rename(unfinished, self.path(step))
@@ -82,10 +82,10 @@ class Checkpoints:
             raise ValueError(f"No checkpoint under {self.directory} can be read: {'; '.join(failures)}.")
         return None
 
-    def read_config(self):
-        """The configuration text of the newest checkpoint that has one, or None."""
+    def read_text(self, name):
+        """The text of that name beside the newest checkpoint that has one, or None."""
         for step in reversed(self.steps()):
-            path = os.path.join(self.path(step), CONFIG)
+            path = os.path.join(self.path(step), name)
             if tf.io.gfile.exists(path):
                 with tf.io.gfile.GFile(path) as file:
                     return file.read()

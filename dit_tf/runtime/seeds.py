@@ -28,6 +28,7 @@ class Stream(enum.IntEnum):
     LABEL = 5
     PROBE = 6
     DEQUANTIZE = 7
+    POSTERIOR = 8
 
 
 def philox(counter, key):

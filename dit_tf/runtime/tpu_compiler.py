@@ -61,10 +61,11 @@ def mesh_of(topology):
     return jax.sharding.Mesh(np.array(devices), ("replica",))
 
 
-def compile_train_step(train_step, *, topology, global_batch_size, image_shape, image_dtype="uint8"):
+def compile_train_step(train_step, *, topology, global_batch_size, example_shape, example_dtype="uint8"):
     """A `TrainStep` on a model without memory (`costs.abstract`) -> (Report, the optimised HLO as text).
 
-    global_batch_size: over all cores of the topology; image_shape: (H, W, C) of what the data pipeline gives.
+    global_batch_size: over all cores of the topology; example_shape: of what the data pipeline gives, such as
+    (H, W, C) of images.
     """
     import jax
     from jax.experimental import jax2tf
@@ -73,11 +74,11 @@ def compile_train_step(train_step, *, topology, global_batch_size, image_shape, 
     replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("replica"))
 
-    def losses_of(params, images, labels, row, step):
-        return train_step.loss_and_gradients(params, (images, labels, row), tf.constant(0, tf.int64), step)
+    def losses_of(params, frozen, examples, labels, row, step):
+        return train_step.loss_and_gradients(params, frozen, (examples, labels, row), tf.constant(0, tf.int64), step)
 
-    def one_replica(state, images, labels, row, step):
-        losses, gradients = call(losses_of)(state.params, images, labels, row, step)
+    def one_replica(state, frozen, examples, labels, row, step):
+        losses, gradients = call(losses_of)(state.params, frozen, examples, labels, row, step)
         losses, gradients = jax.lax.pmean((losses, gradients), "replica")
         return call(train_step.update)(state, gradients, step + 1), losses
 
@@ -87,19 +88,22 @@ def compile_train_step(train_step, *, topology, global_batch_size, image_shape, 
     step = jax.shard_map(
         one_replica,
         mesh=mesh,
-        in_specs=(replicated.spec, split.spec, split.spec, split.spec, replicated.spec),
+        in_specs=(replicated.spec, replicated.spec, split.spec, split.spec, split.spec, replicated.spec),
         out_specs=replicated.spec,
         check_vma=False,
     )
-    variables = train_step.model.trainable_variables
-    weights = [jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=replicated) for v in variables]
+
+    def specs_of(variables):
+        return [jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=replicated) for v in variables]
+
+    weights, frozen = specs_of(train_step.model.trainable_variables), specs_of(train_step.codec.encoder_variables)
     state = train_step.state_type(*(weights,) * 4)
     batch = (
-        jax.ShapeDtypeStruct((global_batch_size, *image_shape), image_dtype, sharding=split),
+        jax.ShapeDtypeStruct((global_batch_size, *example_shape), example_dtype, sharding=split),
         jax.ShapeDtypeStruct((global_batch_size,), "int32", sharding=split),
         jax.ShapeDtypeStruct((global_batch_size,), "int32", sharding=split),
     )
-    arguments = (state, *batch, jax.ShapeDtypeStruct((), "int32", sharding=replicated))
+    arguments = (state, frozen, *batch, jax.ShapeDtypeStruct((), "int32", sharding=replicated))
     state_bytes = 4 * sum(4 * int(np.prod(w.shape)) for w in weights)
     return _compile(jax.jit(step, donate_argnums=0), arguments, topology, mesh.size, state_bytes)
 

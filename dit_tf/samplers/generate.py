@@ -60,15 +60,16 @@ class ImageSampler:
         return o.sampler, o.solver, o.eta, self.solver.evaluations, shift, guidance_of
 
     def __call__(self, params, labels, seed, row):
-        return self._run((params, tf.nest.map_structure(tf.constant, self.controls)), labels, seed, row)
+        decoder = [tf.convert_to_tensor(v.value) for v in self._codec.decoder_variables]
+        return self._run((params, decoder, tf.nest.map_structure(tf.constant, self.controls)), labels, seed, row)
 
     def _draw(self, shared, labels, seed, row):
-        params, (values, scale, interval) = shared
+        params, decoder, (values, scale, interval) = shared
         seeds = RowSeeds(seed, row)
         model_fn = self._model_fn(functools.partial(self._call, params), labels, scale, interval)
         x = seeds.normal(Stream.START, (*self._codec.input_size, self._codec.channels))
         x, work = self.solver.run(values, model_fn, x, seeds)
-        return Drawn(self._codec.decode(x), work)
+        return Drawn(self._codec.decode(decoder, x), work)
 
     def _model_fn(self, model, labels, scale, interval):
         if not self.options.guided:

@@ -28,7 +28,7 @@ class SamplerOptions:
     atol: float = 1e-6  # of dopri5, per row
     rtol: float = 1e-3
     cfg_scale: float = 1.0  # 1: no guidance, and half the work
-    guided_channels: int | None = None  # None: all
+    guided_channels: int | None = None  # None: 3 of the 4 channels of latents, all of pixels
     guidance_interval: tuple[float, float] = (0.0, 1.0)  # from noise, 0, to data, 1
 
     def __post_init__(self):
@@ -82,7 +82,10 @@ class SamplerOptions:
             )
         if self.guided_channels is not None and not 1 <= self.guided_channels <= codec.channels:
             raise ValueError(f"--guided_channels must be from 1 to {codec.channels}, got {self.guided_channels}.")
-        return dataclasses.replace(self, sampler=sampler, solver=solver, num_steps=num_steps)
+        guided_channels = self.guided_channels or codec.guided_channels
+        return dataclasses.replace(
+            self, sampler=sampler, solver=solver, num_steps=num_steps, guided_channels=guided_channels
+        )
 
     def _refuse(self, names, needed, given):
         """ValueError where one of these options, which go with `needed`, is asked for beside `given`."""

@@ -30,13 +30,14 @@ class TrainStep:
         self.process, self.codec = process, codec
         self.optimizer, self.ema_decay = optimizer, ema_decay
 
-    def loss_and_gradients(self, params, batch, seed, step):
-        """params: list; batch: images (N, H, W, C) uint8, labels (N,) and places in the global batch (N,) int32; seed
-        int64 and step int32 scalars -> ({name: mean over the batch}, dense gradients). The randomness of a row is a
-        function of (seed, step, place in the global batch), so it does not matter which replica holds it."""
-        images, labels, row = batch
+    def loss_and_gradients(self, params, frozen, batch, seed, step):
+        """params: list; frozen: the codec's encoder; batch: examples (N, ...) that the codec encodes, labels (N,) and
+        places in the global batch (N,) int32; seed int64 and step int32 scalars -> ({name: mean over the batch}, dense
+        gradients). The randomness of a row is a function of (seed, step, place in the global batch), so it does not
+        matter which replica holds it."""
+        examples, labels, row = batch
         seeds = RowSeeds(seed, row, step)
-        x = self.codec.encode(images)
+        x = self.codec.encode(frozen, examples, seeds)
         y = self.model.drop_labels(labels, seeds.uniform(Stream.LABEL_DROPOUT))
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(params)

@@ -15,8 +15,8 @@ from dit_tf.training.train_step import State
 class DiTTrainer(keras.Model):
     """Weights, optimizer slots, EMA and step of one training, and the step itself.
 
-    Build it inside the strategy's scope. `fit` takes a data set of (images, labels, place in the global batch), global
-    batches, and runs until `stop_step`; the logs of an execution are means over its steps, equal on all replicas.
+    Build it inside the strategy's scope. `fit` takes global batches (examples, labels, place in the global batch) and
+    runs until `stop_step`; the logs of an execution are means over its steps, equal on all replicas.
     """
 
     def __init__(self, train_step, *, seed, stop_step, steps_per_execution=1, jit=True, **kwargs):
@@ -59,9 +59,10 @@ class DiTTrainer(keras.Model):
         replica = tf.distribute.get_replica_context()
         step = tf.convert_to_tensor(self.step.value)
         state = State(*([tf.convert_to_tensor(v.value) for v in variables] for variables in self.variables_of))
+        frozen = [tf.convert_to_tensor(v.value) for v in self.functions.codec.encoder_variables]
         compiled = self._compiled_on_host_devices(replica.strategy)
         seed = tf.constant(self.seed, tf.int64)
-        losses, gradients = compiled(self.functions.loss_and_gradients)(state.params, batch, seed, step)
+        losses, gradients = compiled(self.functions.loss_and_gradients)(state.params, frozen, batch, seed, step)
         share = 1.0 / replica.num_replicas_in_sync
         losses, gradients = replica.all_reduce(
             tf.distribute.ReduceOp.SUM, tf.nest.map_structure(lambda value: value * share, (losses, gradients))

@@ -1,5 +1,7 @@
-"""Claims of the input pipeline: what is refused, and that data order is a function of (seed, step) alone."""
+"""Claims of the input pipeline: data order is a function of (seed, step) alone, and stored order is what it says."""
 
+import dataclasses
+import hashlib
 import itertools
 
 import numpy as np
@@ -7,7 +9,9 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from dit_tf.data import pipeline
+from dit_tf.data import pipeline, tfds_source
+from dit_tf.data import source as source_module
+from dit_tf.data.class_names import UNLABELLED
 
 SIZE = 8
 
@@ -36,23 +40,16 @@ class NumberedSquares(tfds.core.GeneratorBasedBuilder):
             yield i, {"image": image, "label": i % 3, "unused": str(i)}
 
 
-class Unlabelled(tfds.core.GeneratorBasedBuilder):
-    VERSION = tfds.core.Version("1.0.0")
-
-    def _info(self):
-        features = tfds.features.FeaturesDict({"image": tfds.features.Image(shape=(8, 8, 3)), "score": np.float32})
-        return tfds.core.DatasetInfo(builder=self, features=features)
-
-    def _split_generators(self, dl_manager):
-        raise AssertionError("must be refused before it is prepared")
-
-    def _generate_examples(self):
-        raise AssertionError("must be refused before it is prepared")
+def every_nth_pixel(encoded, image_size, channels, crop):
+    image = tf.io.decode_png(encoded, channels)
+    step = tf.shape(image)[0] // image_size
+    return tf.ensure_shape(image[::step, ::step], (image_size, image_size, channels))
 
 
-class Imageless(Unlabelled):
-    def _info(self):
-        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict({"label": np.int64}))
+@pytest.fixture(autouse=True)
+def plain_crop(monkeypatch):
+    """Orders do not depend on the crop, and to trace the real one takes a second."""
+    monkeypatch.setattr(source_module, "decode_and_crop", every_nth_pixel)
 
 
 @pytest.fixture(scope="module")
@@ -70,17 +67,17 @@ def squares(data_dir):
     builder = NumberedSquares(data_dir=data_dir)
     builder.download_and_prepare(download_config=tfds.download.DownloadConfig(num_shards=4))
     assert builder.info.splits["train"].num_shards == 4
-    return builder
+    return tfds_source.TfdsSource("numbered_squares", builder)
 
 
-def batches(builder, count, **changes):
+def batches(source, count, **changes):
     arguments = dict(image_size=SIZE, global_batch_size=16, seed=0, start_step=0, horizontal_flip=False)
-    dataset = pipeline.training_batches(builder, "train", **{**arguments, **changes})
+    dataset = pipeline.training_batches(source, "train", **{**arguments, **changes})
     return list(itertools.islice(dataset.as_numpy_iterator(), count))
 
 
 def numbers(some_batches):
-    """Which of NumberedSquares' records the batches hold, in order; corners, for a resize overshoots at the middle."""
+    """Which of NumberedSquares' records the batches hold, in order."""
     corners = [np.maximum(images[:, 0, 0, 0], images[:, 0, -1, 0]) for images, _, _ in some_batches]
     return np.concatenate(corners).astype(int) - 100
 
@@ -128,8 +125,8 @@ def test_every_epoch_of_digits_holds_every_record_once(digits):
 
 def test_files_are_opened_in_an_order_of_the_epochs_own(squares, monkeypatch):
     # With a buffer of one record nothing but the order of files is left to shuffle.
-    monkeypatch.setattr(pipeline, "_SHUFFLE_BYTES", 0)
-    monkeypatch.setattr(pipeline, "_SHUFFLE_RECORDS", 1)
+    monkeypatch.setattr(tfds_source, "_SHUFFLE_BYTES", 0)
+    monkeypatch.setattr(tfds_source, "_SHUFFLE_RECORDS", 1)
     stream = numbers(batches(squares, 12, global_batch_size=15)).reshape(4, 45)
     np.testing.assert_array_equal(np.sort(stream, axis=1), np.tile(np.arange(45), (4, 1)))
     assert len({tuple(epoch) for epoch in stream}) > 1
@@ -193,6 +190,22 @@ def test_flips_change_from_epoch_to_epoch_and_mirror_half_of_the_images(squares)
         assert all(10 < np.sum(one == other) < 35 for one, other in itertools.combinations(flips, 2))
 
 
+def test_mirrors_are_drawn_from_the_seed_and_the_place_in_the_stream(squares):
+    plain = batches(squares, 2, global_batch_size=30, seed=4, start_step=1)
+    flipped = batches(squares, 2, global_batch_size=30, seed=4, start_step=1, horizontal_flip=True)
+    for place, (image, other) in enumerate(zip(*(np.concatenate([b[0] for b in x]) for x in (plain, flipped)))):
+        mirrored = tf.random.stateless_uniform((), tf.constant([4, 30 + place], tf.int64), alg="philox") < 0.5
+        np.testing.assert_array_equal(other, image[:, ::-1] if mirrored else image)
+
+
+def test_batches_are_those_of_the_first_version(digits, monkeypatch):
+    """A training that an older version began goes on as it would have: the digest is of what that version read."""
+    monkeypatch.undo()  # the real crop
+    stream = batches(digits, 6, global_batch_size=256, start_step=7, horizontal_flip=True)
+    digest = hashlib.sha256(b"".join(array.tobytes() for batch in stream for array in batch)).hexdigest()
+    assert digest == "e60039c35a0235098b45e27ca19b2f70302cf430ae366a44511bc30d3f226382"
+
+
 def test_without_flips_no_image_is_mirrored(squares):
     for images, _, _ in batches(squares, 6):
         assert np.all(images[:, 0, 0, 0] > 0)
@@ -205,80 +218,42 @@ def test_real_images_of_one_size_come_whole(digits):
 
 
 def test_real_images_of_varying_size_are_refused(squares):
-    with pytest.raises(ValueError, match="numbered_squares must have images of one size"):
+    with pytest.raises(ValueError, match="numbered_squares must have square images of one size"):
         pipeline.real_images(squares, "train")
 
 
-def test_the_spec_says_what_training_needs(digits, squares):
-    names = tuple("0123456789")
-    assert pipeline.dataset_spec(digits) == pipeline.DatasetSpec(1437, 8, 1, 10, names, False)
-    assert pipeline.dataset_spec(digits, "test").num_examples == 360
-    assert pipeline.dataset_spec(digits, "train[:100]").num_examples == 100
-    assert pipeline.dataset_spec(squares) == pipeline.DatasetSpec(45, None, 1, 3, ("0", "1", "2"), True)
+def test_examples_in_order_come_as_they_are_stored_with_their_keys(squares):
+    stored = list(pipeline.examples_in_order(squares, "train", image_size=SIZE, batch_size=20))
+    images, labels, keys = (np.concatenate(parts) for parts in zip(*stored))
+    assert [len(batch[0]) for batch in stored] == [20, 20, 5]
+    assert images.shape == (45, SIZE, SIZE, 1) and images.dtype == np.uint8 and labels.dtype == np.int64
+    np.testing.assert_array_equal(np.sort(numbers([(images, labels, keys)])), np.arange(45))
+    np.testing.assert_array_equal(numbers([(images, labels, keys)]) % 3, labels)
+    assert len(set(keys)) == 45 and all(isinstance(key, bytes) for key in keys)
 
 
-@pytest.mark.parametrize(
-    "name, flips", [("mnist", False), ("emnist/letters", False), ("fashion_mnist", True), ("cifar10", True)]
-)
-def test_characters_are_not_mirrored(tmp_path, monkeypatch, name, flips):
-    builder = tfds.builder(name, data_dir=tmp_path)
-    monkeypatch.setattr(pipeline, "_num_examples", lambda builder, split: 1)  # known only where the data set lies
-    assert pipeline.dataset_spec(builder).horizontal_flip == flips
+def test_examples_in_order_may_begin_anywhere_and_be_mirrored(squares):
+    ((images, labels, keys),) = pipeline.examples_in_order(squares, "train", image_size=SIZE, batch_size=45)
+    ((tail, tail_labels, tail_keys),) = pipeline.examples_in_order(
+        squares, "train", image_size=SIZE, batch_size=45, first=31, mirror=True
+    )
+    np.testing.assert_array_equal(tail, images[31:, :, ::-1])
+    np.testing.assert_array_equal(tail_labels, labels[31:])
+    np.testing.assert_array_equal(tail_keys, keys[31:])
+    assert not list(pipeline.examples_in_order(squares, "train", image_size=SIZE, batch_size=45, first=45))
 
 
-def test_a_prepared_data_set_is_used_as_it_is(digits, data_dir, monkeypatch):
-    def fail(self, **arguments):
-        raise AssertionError("prepared twice")
-
-    monkeypatch.setattr(type(digits), "download_and_prepare", fail)
-    assert pipeline.open_dataset("digits", data_dir).data_dir == digits.data_dir
-
-
-def test_a_data_set_that_another_process_prepares_at_the_same_time_is_used(tmp_path, monkeypatch):
-    prepare = tfds.core.DatasetBuilder.download_and_prepare
-
-    def lose_the_race(self, **arguments):
-        prepare(tfds.builder("digits", data_dir=tmp_path))
-        raise OSError("Directory not empty")
-
-    monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", lose_the_race)
-    assert pipeline.dataset_spec(pipeline.open_dataset("digits", tmp_path)).num_examples == 1437
+def test_a_data_set_may_be_read_without_its_classes(digits, data_dir):
+    plain = pipeline.open_dataset("digits", data_dir, unlabelled=True)
+    assert plain.spec("train") == dataclasses.replace(digits.spec("train"), classes=UNLABELLED)
+    ((images, labels, _),), ((unlabelled, zeros, _),) = (batches(s, 1, global_batch_size=64) for s in (digits, plain))
+    np.testing.assert_array_equal(images, unlabelled)
+    assert labels.any() and not zeros.any()
 
 
-def test_a_directory_that_is_no_data_set_is_named(tmp_path):
-    (tmp_path / "digits" / "1.0.0").mkdir(parents=True)
-    with pytest.raises(ValueError, match="--dataset=digits.*1.0.0 is no complete data set; remove it"):
-        pipeline.open_dataset("digits", tmp_path)
-
-
-def test_a_failed_preparation_is_told_in_one_sentence(tmp_path, monkeypatch):
-    def fail(self, **arguments):
-        raise AssertionError("two archives\nmust be fetched by hand")
-
-    monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", fail)
-    with pytest.raises(ValueError, match="--dataset=digits could not be prepared.*archives must be fetched by hand"):
-        pipeline.open_dataset("digits", tmp_path)
-
-
-def test_an_unknown_name_is_told_with_near_names(tmp_path):
-    with pytest.raises(ValueError, match="--dataset .* got 'digit' .*digits"):
-        pipeline.open_dataset("digit", tmp_path)
-
-
-@pytest.mark.parametrize("name", ["no such data set", "mnist/no_such_config", "mnist:99.0.0"])
-def test_a_name_that_tfds_cannot_open_is_named(tmp_path, name):
-    with pytest.raises(ValueError, match=f"--dataset={name} cannot be opened"):
-        pipeline.open_dataset(name, tmp_path)
-
-
-@pytest.mark.parametrize(
-    "name, missing", [("unlabelled", "class feature `label`"), ("imageless", "uint8 feature `image`")]
-)
-def test_data_sets_without_images_or_classes_are_refused(tmp_path, name, missing):
-    with pytest.raises(ValueError, match=f"--dataset={name} needs a {missing}, has "):
-        pipeline.open_dataset(name, tmp_path)
-
-
-def test_an_unknown_split_is_told_with_the_known_ones(digits):
-    with pytest.raises(ValueError, match="one of train, test .* got 'validation'"):
-        pipeline.dataset_spec(digits, "validation")
+def test_the_prefix_says_what_a_data_set_is(tmp_path, digits, data_dir):
+    with pytest.raises(ValueError, match="--dataset=folder:.*: it holds no images"):
+        pipeline.open_dataset(f"folder:{tmp_path}")
+    with pytest.raises(ValueError, match="--dataset=latents:.* has no spec.json"):
+        pipeline.open_dataset(f"latents:{tmp_path}")
+    assert pipeline.open_dataset("digits", data_dir).spec("train") == digits.spec("train")

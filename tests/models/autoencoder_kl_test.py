@@ -46,14 +46,14 @@ def weights():
 @pytest.fixture(scope="module")
 def vae(weights):
     vae = AutoencoderKL()
-    vae.load_weights(weights)
+    vae.assign(weights)
     return vae
 
 
 @pytest.fixture(scope="module")
 def half(weights):
     vae = AutoencoderKL("mixed_bfloat16")
-    vae.load_weights(weights)
+    vae.assign(weights)
     return vae
 
 
@@ -65,8 +65,8 @@ def test_a_sample_is_mean_plus_deviation_times_noise(rng):
 
 
 def test_the_parameters_are_as_many_as_published(vae):
-    assert len(vae.weights) == 248
-    assert sum(math.prod(v.shape) for v in vae.weights.values()) == 83_653_863
+    assert len(vae.by_name) == 248
+    assert sum(math.prod(v.shape) for v in vae.by_name.values()) == 83_653_863
 
 
 def test_moments_agree_with_diffusers(vae, arrays):
@@ -83,7 +83,7 @@ def test_decoded_pixels_agree_with_diffusers(vae, arrays):
 
 
 def test_the_log_variance_is_clipped(vae, arrays):
-    bias = vae.weights["encoder/quant/bias"]
+    bias = vae.by_name["encoder/quant/bias"]
     before = bias.numpy()
     bias.assign([0, 0, 0, 0, 1e3, -1e3, 0, 0])
     logvar = vae.moments(arrays["image"][:1, :16, :16]).logvar.numpy()
@@ -149,9 +149,9 @@ def test_another_dtype_is_refused():
 def test_weights_that_do_not_fit_are_refused(vae, weights):
     less = {name: a for name, a in weights.items() if name != "decoder/conv_in/bias"}
     with pytest.raises(ValueError, match=r"missing \['decoder/conv_in/bias'\], not used \['loss'\]"):
-        vae.load_weights({**less, "loss": 0})
+        vae.assign({**less, "loss": 0})
     with pytest.raises(ValueError, match=r"decoder/conv_in/bias has shape \(512,\), the array \(4,\)"):
-        vae.load_weights({**less, "decoder/conv_in/bias": np.zeros(4)})
+        vae.assign({**less, "decoder/conv_in/bias": np.zeros(4)})
 
 
 _COMPILE = """
@@ -164,7 +164,7 @@ from dit_tf.models.autoencoder_kl import AutoencoderKL
 from dit_tf.models.costs import abstract
 
 vae = abstract(AutoencoderKL)
-weights = {name: v for name, v in vae.weights.items() if name.startswith("decoder/")}
+weights = {name: v for name, v in vae.by_name.items() if name.startswith("decoder/")}
 
 @tf.function(jit_compile=True, autograph=False)
 def decode(params, latents):

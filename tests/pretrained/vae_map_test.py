@@ -25,9 +25,10 @@ def recorded():
 
 @pytest.fixture(scope="module")
 def states(recorded):
-    """{layout: {their name: array}}, the same weights in each: 16 random bits an entry, so that no two are alike."""
+    """{layout: {their name: array}}, the same weights in each: random bits, so that no two arrays are alike."""
     rng = np.random.default_rng(0)
-    arrays = [rng.integers(0, 2**16, row["shape_diffusers"], dtype=np.uint16) for row in recorded]
+    bits = (rng.integers(0, 2**16, row["shape_diffusers"], dtype=np.uint16) for row in recorded)
+    arrays = [(b & 0xBFFF).view(np.float16) for b in bits]  # no exponent of ones only: all are finite
     return {
         title: {row[name]: a.reshape(row[shape]) for row, a in zip(recorded, arrays)}
         for title, (name, shape) in _COLUMNS.items()
@@ -91,4 +92,11 @@ def test_another_shape_is_refused(states):
     name = "encoder.mid_block.attentions.0.query.weight"
     state = {**states["older diffusers"], name: np.zeros((512, 512, 1, 1))}
     with pytest.raises(ValueError, match=rf"{name} \(512, 512, 1, 1\) in the place of \(512, 512\)"):
+        convert(state)
+
+
+def test_what_is_no_floating_point_number_is_refused(states):
+    name = "quant_conv.bias"
+    state = {**states["diffusers"], name: np.zeros(8, np.int32)}
+    with pytest.raises(ValueError, match=f"must be floating-point numbers: {name} of int32"):
         convert(state)

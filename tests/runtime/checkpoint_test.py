@@ -41,7 +41,7 @@ def checkpoints(tmp_path):
     """Steps 1 and 2, whose values differ by their step alone."""
     made = Checkpoints(str(tmp_path))
     for step in (1, 2):
-        made.save(step, state_of(_VALUES | {"step": np.array(step, np.int32)}), f'{{"of": {step}}}')
+        made.save(step, state_of(_VALUES | {"step": np.array(step, np.int32)}), {"run.json": f'{{"of": {step}}}'})
     return made
 
 
@@ -57,7 +57,7 @@ def warnings(caplog):
 def test_every_bit_comes_back_on_every_replica(tmp_path, saving, restoring):
     checkpoints = Checkpoints(str(tmp_path))
     with _STRATEGIES[saving]().scope():
-        checkpoints.save(12, state_of(_VALUES), "{}")
+        checkpoints.save(12, state_of(_VALUES), {})
     strategy = _STRATEGIES[restoring]()
     with strategy.scope():
         state = blank()
@@ -69,13 +69,13 @@ def test_every_bit_comes_back_on_every_replica(tmp_path, saving, restoring):
 def test_without_a_checkpoint_nothing_is_restored(tmp_path):
     assert Checkpoints(str(tmp_path / "absent")).restore(blank()) is None
     assert Checkpoints(str(tmp_path)).steps() == []
-    assert Checkpoints(str(tmp_path)).read_config() is None
+    assert Checkpoints(str(tmp_path)).read_text("run.json") is None
 
 
 def test_the_newest_checkpoints_stay(tmp_path):
     checkpoints, state = Checkpoints(str(tmp_path), keep=2), state_of({"step": np.int32(0)})
     for step in (5, 9, 10, 100):
-        checkpoints.save(step, state, "{}")
+        checkpoints.save(step, state, {})
     assert checkpoints.steps() == [10, 100]
     assert sorted(os.listdir(checkpoints.directory)) == ["00000010", "00000100"]
 
@@ -90,16 +90,16 @@ def test_the_newest_is_restored_and_a_step_can_be_saved_again(checkpoints):
     state = blank()
     assert checkpoints.restore(state) == 2
     assert state["step"].numpy() == 2
-    checkpoints.save(2, state_of(_VALUES | {"step": np.array(22, np.int32)}), "again")
+    checkpoints.save(2, state_of(_VALUES | {"step": np.array(22, np.int32)}), {"run.json": "again"})
     assert checkpoints.restore(state) == 2
     assert state["step"].numpy() == 22
-    assert (checkpoints.steps(), checkpoints.read_config()) == ([1, 2], "again")
+    assert (checkpoints.steps(), checkpoints.read_text("run.json")) == ([1, 2], "again")
 
 
 def test_the_configuration_comes_back_as_it_was(checkpoints):
     text = '{\n "model": "DiT-Mi/4",\n "note": "été \\n"\n}'
-    checkpoints.save(3, state_of(_VALUES), text)
-    assert checkpoints.read_config() == text
+    checkpoints.save(3, state_of(_VALUES), {"run.json": text})
+    assert checkpoints.read_text("run.json") == text
 
 
 def flip(path, position):
@@ -157,12 +157,12 @@ def test_an_interrupted_save_is_never_seen_and_goes_with_the_next(checkpoints, m
     with monkeypatch.context() as patched:
         patched.setattr(tf.io.gfile, "rename", killed)  # the last thing that a save does
         with pytest.raises(Killed):
-            checkpoints.save(3, state_of(_VALUES), "{}")
+            checkpoints.save(3, state_of(_VALUES), {})
     assert "unfinished-00000003" in os.listdir(checkpoints.directory)
     assert checkpoints.steps() == [1, 2]
     assert checkpoints.restore(blank()) == 2
-    assert checkpoints.read_config() == '{"of": 2}'
-    checkpoints.save(4, state_of(_VALUES), "{}")
+    assert checkpoints.read_text("run.json") == '{"of": 2}'
+    checkpoints.save(4, state_of(_VALUES), {})
     assert sorted(os.listdir(checkpoints.directory)) == ["00000001", "00000002", "00000004"]
 
 
@@ -170,7 +170,7 @@ def test_what_else_lies_there_is_no_checkpoint_and_stays(checkpoints):
     for name in ("00000009.old", "notes", "9"):
         os.mkdir(os.path.join(checkpoints.directory, name))
     assert checkpoints.steps() == [1, 2]
-    checkpoints.save(3, state_of(_VALUES), "{}")
+    checkpoints.save(3, state_of(_VALUES), {})
     assert {"00000009.old", "notes", "9"} < set(os.listdir(checkpoints.directory))
 
 
@@ -203,5 +203,5 @@ def test_a_save_that_lost_a_variable_is_an_error(tmp_path, monkeypatch):
     checkpoint = tf.train.Checkpoint
     monkeypatch.setattr(tf.train, "Checkpoint", lambda state: checkpoint(state=dict(list(state.items())[:-1])))
     with pytest.raises(RuntimeError, match="step is missing there"):
-        Checkpoints(str(tmp_path)).save(1, state_of(_VALUES), "{}")
+        Checkpoints(str(tmp_path)).save(1, state_of(_VALUES), {})
     assert Checkpoints(str(tmp_path)).steps() == []

@@ -244,7 +244,7 @@ def test_the_last_batch_is_filled_up_and_cut_again():
 def test_compiled_it_is_one_loop_of_known_length_and_static_shapes(params, options):
     sample = sampler(options)
     controls = tf.nest.map_structure(tf.constant, sample.controls)
-    arguments = (params, controls), tf.constant(_LABELS, tf.int32), tf.constant(0, tf.int64), tf.range(_N)
+    arguments = (params, [], controls), tf.constant(_LABELS, tf.int32), tf.constant(0, tf.int64), tf.range(_N)
     hlo = sample.program.experimental_get_compiler_ir(*arguments)(stage="optimized_hlo")
     assert re.findall(r" while\(.*known_trip_count\":\{\"n\":\"(\d+)\"", hlo) == [str(_STEPS)]
     assert len(re.findall(r" while\(", hlo)) == 1

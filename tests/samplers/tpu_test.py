@@ -45,10 +45,10 @@ def sampler(*arguments, flow=False, **more):
     chosen = (flow_config, flow_model) if flow else (config, model)
     made = build.make_sampler(*chosen, SamplerOptions(*arguments, **more))
     controls = tf.nest.map_structure(lambda array: tf.TensorSpec(array.shape, array.dtype), made.controls)
-    return made.program, ((flow_params if flow else params, controls), row, seed, row)
+    return made.program, ((flow_params if flow else params, [], controls), row, seed, row)
 
 def likelihood(**more):
-    return build.make_likelihood(flow_config, flow_model, **more), (flow_params, pixels, row, seed, row)
+    return build.make_likelihood(flow_config, flow_model, **more), ((flow_params, []), pixels, row, seed, row)
 
 programs = {
     "guided ddim": sampler("ddim", steps, eta=0.5, cfg_scale=2.0),

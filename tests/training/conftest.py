@@ -50,9 +50,9 @@ def awaken():
 def make_trainer(config, awaken):
     def make(strategy, stop_step, steps_per_execution=1, **changes):
         with strategy.scope():
-            trainer = build.make_trainer(
-                dataclasses.replace(config, **changes), stop_step=stop_step, steps_per_execution=steps_per_execution
-            )
+            changed = dataclasses.replace(config, **changes)
+            model = build.make_model(changed)
+            trainer = build.make_trainer(changed, model, stop_step=stop_step, steps_per_execution=steps_per_execution)
         awaken(trainer)
         return trainer
 

@@ -22,7 +22,7 @@ class Latents:
     """The recorded steps begin at latents."""
 
     @staticmethod
-    def encode(x):
+    def encode(weights, x, seeds):
         return x
 
 
@@ -51,7 +51,7 @@ def steps(model, recorded):
             patch.setattr(train_step, "RowSeeds", lambda *_, draws=draws: Recorded(draws))
             batch = (_nhwc(draws["x"]), tf.constant(draws["y"], tf.int32), tf.range(16))
             compute = tf.function(functions.loss_and_gradients, jit_compile=True, autograph=False)
-            losses, gradients = compute(state.params, batch, tf.constant(0, tf.int64), tf.constant(k))
+            losses, gradients = compute(state.params, [], batch, tf.constant(0, tf.int64), tf.constant(k))
         update = tf.function(functions.update, jit_compile=True, autograph=False)
         state = update(state, gradients, tf.constant(k + 1))
         taken.append((losses, gradients, state))

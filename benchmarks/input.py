@@ -1,0 +1,188 @@
+"""Reading images: JPEG files -> 256-pixel crops in batches of 256, beside DiT's own input, with as many workers.
+
+    pip install -e '.[cpu,benchmark]' -c launch/constraints-tf2.20.txt
+    python benchmarks/input.py
+
+Ours is tf.data: read, decode, ADM's centre crop, mirror, batch, uint8 (the step turns it to floats on the accelerator).
+DiT's is a torch DataLoader: read, PIL decodes and crops as in train.py's center_crop_arr, random flip, ToTensor and
+Normalize to [-1, 1] float32. The steps are written here with PIL and torch, in place of torchvision's, which this needs
+not. The files, made here, are those of an everyday data set in size: photographs and smooth random images of 500 x 375
+pixels, upright and flat, and some of 1200 x 900, JPEG quality 90, read again and again in one order.
+
+A turn of a program is one pass over the list, started and ended with nothing in the queues. The programs take
+turns; the median turn counts, and a ratio is the median of the ratios within a turn. Where other programs want the same
+cores, the seconds of CPU time for an image, workers included, say more than those of the clock.
+"""
+
+import importlib.util
+import io
+import os
+import statistics
+import sys
+import tempfile
+import time
+
+import numpy as np
+import psutil
+import tensorflow as tf
+from absl import flags
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
+from dit_tf.data.source import image_example
+from dit_tf.flags import run
+
+SIZE, BATCH = 256, 256
+SIDES = [(500, 375), (375, 500), (500, 333), (500, 375), (500, 400), (333, 500), (500, 375), (500, 334), (640, 480)]
+SIDES += [(1200, 900)]  # width, height: one file in ten is large
+
+
+def define_flags(values):
+    flags.DEFINE_integer("workers", 2, "Processes of the DataLoader; threads of tf.data.", flag_values=values)
+    flags.DEFINE_integer("turns", 5, "Passes of every program; the median counts.", flag_values=values)
+    flags.DEFINE_integer("files", 300, "JPEG files that are made.", flag_values=values)
+    flags.DEFINE_integer("batches", 10, f"Batches of {BATCH} in a pass.", flag_values=values)
+
+
+def main(options):
+    if min(options.workers, options.turns, options.files, options.batches) < 1:
+        raise ValueError("--workers, --turns, --files and --batches must be at least 1.")
+    print(f"{os.cpu_count()} cores; load of other programs at the start: {os.getloadavg()[0]:.1f}", flush=True)
+    with tempfile.TemporaryDirectory() as directory:
+        images(options, directory)
+
+
+def images(options, directory):
+    """JPEG files to crops."""
+    if importlib.util.find_spec("torch") is None:
+        sys.exit("Missing: torch; install the extra `benchmark` (pip install '.[cpu,benchmark]').")
+    files = written_files(directory, options.files)
+    paths = [files[i % len(files)] for i in range(BATCH * options.batches)]
+    programs = {
+        "dit_tf, crop fast": tf_data_pass(paths, options.workers, "fast"),
+        "torch DataLoader, PIL": torch_pass(paths, options.workers),
+        "dit_tf, crop pil": tf_data_pass(paths, options.workers, "pil"),
+    }
+    size = sum(map(os.path.getsize, files)) / len(files) / 1e3
+    title = f"{len(files)} JPEG files of {size:.0f} kB in the mean, {options.workers} workers, {options.turns} turns"
+    print_table(title, take_turns(programs, options.turns, len(paths)), beside="torch DataLoader, PIL")
+
+
+def written_files(directory, count):
+    """Paths of `count` JPEG files: two photographs, cut and mirrored at random, and smooth random images in turn."""
+    rng, photographs = np.random.default_rng(0), [Image.fromarray(a) for a in load_sample_images().images]
+    paths = []
+    for i in range(count):
+        width, height = SIDES[i % len(SIDES)]
+        if i % 3 < 2:
+            photograph = photographs[i % 3]
+            left, top = rng.uniform(0, 0.3, 2) * photograph.size
+            image = photograph.resize((width, height), Image.Resampling.LANCZOS, (left, top, *photograph.size))
+        else:
+            small = rng.integers(0, 256, (height // 40, width // 40, 3), dtype=np.uint8)
+            image = Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
+        paths.append(os.path.join(directory, f"{i:04d}.jpg"))
+        image.save(paths[-1], quality=90)
+    return paths
+
+
+def tf_data_pass(paths, workers, crop):
+    """A function that reads all files once; it returns how many images came."""
+
+    def prepare(position, path):
+        mirror = tf.random.stateless_uniform((), tf.stack([tf.constant(0, tf.int64), position]), alg="philox") < 0.5
+        return image_example(tf.io.read_file(path), SIZE, 3, crop, mirror)
+
+    records = tf.data.Dataset.from_tensor_slices(paths).enumerate()
+    batches = records.map(prepare, num_parallel_calls=workers, deterministic=True).batch(BATCH).prefetch(2)
+    limits = tf.data.Options()
+    limits.threading.private_threadpool_size = workers
+    limits.threading.max_intra_op_parallelism = 1
+    batches = batches.with_options(limits)
+    return lambda: sum(len(batch) for batch in batches)
+
+
+class TorchFiles:
+    """DiT's transforms of one file: float32 (3, 256, 256) in [-1, 1]."""
+
+    def __init__(self, paths):
+        self.paths = paths
+
+    def __len__(self):
+        return len(self.paths)
+
+    def __getitem__(self, index):
+        import torch  # in the worker; the other programs need none
+
+        with open(self.paths[index], "rb") as file:
+            image = Image.open(io.BytesIO(file.read())).convert("RGB")
+        image = centre_crop_arr(image)
+        if torch.rand(1) < 0.5:
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        tensor = torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous().to(torch.float32).div(255)
+        return tensor.sub_(0.5).div_(0.5)
+
+
+def centre_crop_arr(image):
+    """A PIL image -> its middle square, 256 x 256, a PIL image."""
+    while min(image.size) >= 2 * SIZE:
+        image = image.resize(tuple(side // 2 for side in image.size), resample=Image.Resampling.BOX)
+    scale = SIZE / min(image.size)
+    image = image.resize(tuple(round(side * scale) for side in image.size), resample=Image.Resampling.BICUBIC)
+    array = np.array(image)
+    top, left = ((side - SIZE) // 2 for side in array.shape[:2])
+    return Image.fromarray(array[top : top + SIZE, left : left + SIZE])
+
+
+def torch_pass(paths, workers):
+    """As tf_data_pass, by a DataLoader whose workers stay between passes and stack the batches."""
+    from torch.utils.data import DataLoader
+
+    # TensorFlow has threads by now, which a fork would not survive.
+    options = dict(num_workers=workers, persistent_workers=True, multiprocessing_context="spawn")
+    loader = DataLoader(TorchFiles(paths), batch_size=BATCH, **options)
+    return lambda: sum(len(batch) for batch in loader)
+
+
+def take_turns(programs, turns, count):
+    """{name: [(images a second, milliseconds of CPU time an image), a turn each]}.
+
+    A pass before the first turn starts the workers and is not counted.
+    """
+    measured = {name: [] for name in programs}
+    for turn in range(turns + 1):
+        for name, read_all in programs.items():
+            began, busy = time.perf_counter(), cpu_seconds()
+            if read_all() != count:
+                raise RuntimeError(f"{name} lost images.")
+            if turn:
+                speed, cost = count / (time.perf_counter() - began), (cpu_seconds() - busy) / count * 1e3
+                measured[name].append((speed, cost))
+                print(f"  turn {turn}/{turns}, {name}: {speed:.0f} images/s, {cost:.2f} ms of CPU time", flush=True)
+    return measured
+
+
+def cpu_seconds():
+    """Of this process and its workers so far."""
+    own = psutil.Process()
+    times = [process.cpu_times() for process in (own, *own.children(recursive=True))]
+    return sum(t.user + t.system for t in times)
+
+
+def print_table(title, measured, beside):
+    print(f"\n{title}\n\n| program | images/s | beside {beside} | CPU ms an image | beside {beside} |")
+    print("|---|---|---|---|---|")
+    for name, own in measured.items():
+        (speeds, costs), others = zip(*own), measured[beside]
+        ratios = [
+            [a / b for a, b in zip(speeds, (s for s, _ in others))],
+            [b / a for (_, a), (_, b) in zip(own, others)],
+        ]
+        spread = [f"{statistics.median(r):.2f} ({min(r):.2f} to {max(r):.2f})" for r in ratios]
+        cells = [name, f"{statistics.median(speeds):.0f}", spread[0], f"{statistics.median(costs):.2f}", spread[1]]
+        print(f"| {' | '.join(cells)} |")
+    print(flush=True)
+
+
+if __name__ == "__main__":
+    run(main, define_flags)

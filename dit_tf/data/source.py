@@ -1,0 +1,90 @@
+"""What a data set is to the rest of the program: a specification, and encoded records in two orders."""
+
+import dataclasses
+import typing
+
+import tensorflow as tf
+
+from dit_tf.data.class_names import UNLABELLED, ClassTable
+from dit_tf.data.preprocessing import decode_and_crop
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetSpec:
+    """What training needs to know of a split.
+
+    image_size: side in pixels; None where images vary or are not square.
+    classes: what the labels 0..K-1 mean.
+    horizontal_flip: whether a mirrored image is as good an image of its class.
+    vae_sha256: of latents, the encoder that made them; empty where the examples are images.
+    """
+
+    num_examples: int
+    image_size: int | None
+    channels: int
+    classes: ClassTable
+    horizontal_flip: bool
+    vae_sha256: str = ""
+
+    @property
+    def num_classes(self):
+        return len(self.classes)
+
+
+class Source(typing.Protocol):
+    """A data set on disk.
+
+    A record is a dict of scalars: label (int64), key (string, unique in the split) and whatever else `example` needs to
+    make an example of it: the bytes of an image, the path of one, or stored latents. So records can be skipped and
+    shuffled before anything is decoded.
+    """
+
+    name: str  # as typed after --dataset=
+
+    def spec(self, split) -> DatasetSpec:
+        """ValueError where there is no such split."""
+
+    def epoch(self, split, seed, epoch) -> tf.data.Dataset:
+        """Every record of the split once, in an order fixed by (seed, epoch); epoch: int64 scalar tensor."""
+
+    def in_order(self, split, first=0) -> tf.data.Dataset:
+        """The records in the order they are stored, from record `first` on."""
+
+    def example(self, record, image_size, crop, mirror):
+        """A record -> what a batch holds: uint8 (image_size, image_size, C), or the moments of latents.
+
+        crop: one of preprocessing.CROPS. mirror: scalar bool tensor, or None for never.
+        """
+
+    def damaged_file(self, split) -> str | None:
+        """The path of the first file of records that cannot be read to its end; None where there is no such file."""
+
+
+class Unlabelled:
+    """A Source without its classes: every label is 0, the one of `UNLABELLED`."""
+
+    def __init__(self, source):
+        self._source = source
+        self.name, self.example, self.damaged_file = source.name, source.example, source.damaged_file
+
+    def spec(self, split):
+        return dataclasses.replace(self._source.spec(split), classes=UNLABELLED)
+
+    def epoch(self, split, seed, epoch):
+        return self._source.epoch(split, seed, epoch).map(_without_label)
+
+    def in_order(self, split, first=0):
+        return self._source.in_order(split, first).map(_without_label)
+
+
+def _without_label(record):
+    return dict(record, label=tf.constant(0, tf.int64))
+
+
+def image_example(encoded, image_size, channels, crop, mirror):
+    """Encoded bytes (scalar string) -> uint8 (image_size, image_size, channels), mirrored left to right or not."""
+    image = decode_and_crop(encoded, image_size, channels, crop)
+    if mirror is None:
+        return image
+    # A tf.where would take a millisecond for 256 x 256 pixels, a hundred times as long.
+    return tf.cond(mirror, lambda: tf.reverse(image, axis=[1]), lambda: tf.identity(image))
