@@ -12,6 +12,9 @@ pixels, upright and flat, and some of 1200 x 900, JPEG quality 90, read again an
 A turn of a program is one pass over the list, started and ended with nothing in the queues. The programs take
 turns; the median turn counts, and a ratio is the median of the ratios within a turn. Where other programs want the same
 cores, the seconds of CPU time for an image, workers included, say more than those of the clock.
+
+Then latents of 256-pixel images, as dit_tf.encode stores them, through the pipeline of training: shuffled, one of two
+mirrors of each, in batches of 256.
 """
 
 import importlib.util
@@ -22,6 +25,7 @@ import sys
 import tempfile
 import time
 
+import ml_dtypes
 import numpy as np
 import psutil
 import tensorflow as tf
@@ -29,6 +33,11 @@ from absl import flags
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
+from dit_tf.data import latent_spec
+from dit_tf.data.class_names import numbered
+from dit_tf.data.latent_records import ShardWriter
+from dit_tf.data.latent_spec import LatentSpec
+from dit_tf.data.pipeline import open_dataset, training_batches
 from dit_tf.data.source import image_example
 from dit_tf.flags import run
 
@@ -42,14 +51,18 @@ def define_flags(values):
     flags.DEFINE_integer("turns", 5, "Passes of every program; the median counts.", flag_values=values)
     flags.DEFINE_integer("files", 300, "JPEG files that are made.", flag_values=values)
     flags.DEFINE_integer("batches", 10, f"Batches of {BATCH} in a pass.", flag_values=values)
+    flags.DEFINE_integer("latents", 20_480, "Latents that are made and read.", flag_values=values)
 
 
 def main(options):
     if min(options.workers, options.turns, options.files, options.batches) < 1:
         raise ValueError("--workers, --turns, --files and --batches must be at least 1.")
+    if options.latents < 10 * BATCH:
+        raise ValueError(f"--latents must be at least {10 * BATCH}, got {options.latents}.")
     print(f"{os.cpu_count()} cores; load of other programs at the start: {os.getloadavg()[0]:.1f}", flush=True)
     with tempfile.TemporaryDirectory() as directory:
         images(options, directory)
+        latents(options, directory)
 
 
 def images(options, directory):
@@ -142,6 +155,38 @@ def torch_pass(paths, workers):
     options = dict(num_workers=workers, persistent_workers=True, multiprocessing_context="spawn")
     loader = DataLoader(TorchFiles(paths), batch_size=BATCH, **options)
     return lambda: sum(len(batch) for batch in loader)
+
+
+def latents(options, directory):
+    """Stored latents to batches."""
+    rng = np.random.default_rng(0)
+    spec = LatentSpec(
+        dataset="made up", split="train", num_examples=options.latents, classes=numbered(1000), image_size=SIZE,
+        crop="fast", vae_sha256="0" * 64, precision="float32", scaling_factor=1.0, moments_shape=(32, 32, 8),
+        moments_dtype="bfloat16", mirrored=True, examples_per_shard=1024,
+    )  # fmt: skip
+    latent_spec.write(directory, spec)
+    for shard in range(spec.num_shards):
+        with ShardWriter(directory, spec, shard) as writer:
+            for i in range(spec.examples_in(shard)):
+                moments = rng.normal(size=(2, *spec.moments_shape)).astype(ml_dtypes.bfloat16)
+                writer.write(f"{shard}-{i}".encode(), int(rng.integers(1000)), *moments)
+    speeds = [latents_per_second(directory, options.latents) for _ in range(options.turns)]
+    spread = f"{min(speeds):.0f} to {max(speeds):.0f}"
+    print(f"{options.latents} latents of 32 x 32 x 8 bfloat16, two mirrors: {statistics.median(speeds):.0f} images/s")
+    print(f"({spread}, {options.turns} turns)")
+
+
+def latents_per_second(directory, count):
+    """One epoch; the buffer that they are shuffled in is filled before the clock starts."""
+    source = open_dataset(f"latents:{directory}")
+    stream = dict(image_size=SIZE, global_batch_size=BATCH, seed=0, start_step=0, horizontal_flip=True)
+    batches = iter(training_batches(source, "train", **stream))
+    next(batches)
+    began = time.perf_counter()
+    for _ in range(count // BATCH):
+        next(batches)
+    return count // BATCH * BATCH / (time.perf_counter() - began)
 
 
 def take_turns(programs, turns, count):

@@ -15,6 +15,7 @@ from dit_tf import build, flags
 from dit_tf.config import RunConfig
 from dit_tf.data.class_names import UNLABELLED
 from dit_tf.data.pipeline import first_damaged, open_dataset, training_batches
+from dit_tf.models.autoencoder_kl import SCALING_FACTOR
 from dit_tf.models.costs import count_parameters, training_flops
 from dit_tf.pretrained.fine_tuning import start_from
 from dit_tf.runtime.checkpoint import Checkpoints
@@ -78,18 +79,18 @@ def main(options):
     if vae is not None or config.codec == "pixels":
         draw = picture(config, trainer, vae, spec.classes, workdir)
         progress.append(callbacks.DrawSamples(options.sample_every, draw))
+    else:
+        print("No pictures will be drawn: that would need --vae.")
     try:
         trainer.fit(batches, progress)
     except KeyboardInterrupt:
         save(trainer.current_step())
         raise
     except tf.errors.OpError as error:
-        # Somewhere in the execution that failed lies a record that cannot be read, and TensorFlow does not say which.
+        # It may be a record that cannot be read, somewhere in the execution that failed: TensorFlow does not say which.
         first, count = (n * config.global_batch_size for n in (trainer.current_step(), options.steps_per_execution))
-        sentence = first_damaged(source, config.split, first=first, count=count, **stream)
-        if sentence is None:
-            raise
-        raise ValueError(sentence) from error
+        damage = first_damaged(source, config.split, first=first, count=count, **stream)
+        raise ValueError(damage) from error if damage else error
     path = os.path.join(workdir, "model.keras")
     build.save_model(path, config, spec.classes, trainer.ema_tensors())
     print(f"Finished at step {trainer.current_step()}. Averaged weights: {path}")
@@ -99,6 +100,8 @@ def run_config(options, spec, vae):
     """Flags, data set and autoencoder -> RunConfig: what is left open by the flags comes from the data set."""
     flagged = {f.name: getattr(options, f.name) for f in dataclasses.fields(RunConfig) if hasattr(options, f.name)}
     latents = bool(spec.vae_sha256)
+    if latents and spec.scaling_factor != SCALING_FACTOR:
+        raise ValueError(f"{options.dataset} has latents to be scaled by {spec.scaling_factor}, not {SCALING_FACTOR}.")
     if vae is not None and spec.channels != 3:
         raise ValueError(f"--vae needs images of 3 channels; {options.dataset} has {spec.channels}: leave --vae out.")
     if latents and options.image_size not in (None, spec.image_size):

@@ -31,7 +31,7 @@ def config_of(parse, name):
     options = parse(flags.define_train, f"--flagfile={_FLAGS / name}.flags", "--dataset=latents:somewhere")
     train.check_intervals(options)
     size = int(re.search(r"imagenet(\d+)", name)[1])
-    spec = DatasetSpec(1281167, size, 3, imagenet(), True, vae_sha256="0" * 64)
+    spec = DatasetSpec(1281167, size, 3, imagenet(), True, vae_sha256="0" * 64, scaling_factor=0.18215)
     return train.run_config(options, spec, None), options
 
 

@@ -115,6 +115,7 @@ class LatentSource:
             classes=latents.classes,
             horizontal_flip=latents.mirrored,
             vae_sha256=latents.vae_sha256,
+            scaling_factor=latents.scaling_factor,
         )
 
     def epoch(self, split, seed, epoch):

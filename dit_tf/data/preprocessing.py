@@ -168,14 +168,15 @@ def _bicubic(image, size, scale, shift):
     """
     height, width, channels = tf.shape(image)[0], tf.shape(image)[1], image.shape[-1]
     image = _bicubic_rows(tf.reshape(image, (height, width * channels)), size, scale[0], shift[0])
-    image = tf.reshape(tf.transpose(image), (width, channels * size))
+    image = tf.reshape(tf.transpose(tf.floor(image + 0.5)), (width, channels * size))
     image = _bicubic_rows(image, size, scale[1], shift[1])
-    image = tf.transpose(tf.reshape(image, (size * channels, size)))  # of floats: oneDNN complains of bytes
-    return tf.cast(tf.reshape(image, (size, size, channels)), tf.uint8)
+    image = tf.transpose(tf.reshape(image, (size * channels, size)))
+    # Rounded last, so that TensorFlow does not put the cast before the transposition: oneDNN complains of bytes.
+    return tf.cast(tf.reshape(image, (size, size, channels)) + 0.5, tf.uint8)
 
 
 def _bicubic_rows(rows, size, scale, shift):
-    """(h, n) -> (size, n) of whole float32, antialiased where scale < 1. Keys' kernel with a = -1/2 is PIL's."""
+    """(h, n) -> (size, n) float32 from 0 to 255, antialiased where scale < 1. Keys' kernel with a = -1/2 is PIL's."""
     resized = tf.raw_ops.ScaleAndTranslate(
         images=rows[None, :, None],
         size=[size, 1],
@@ -185,5 +186,4 @@ def _bicubic_rows(rows, size, scale, shift):
         antialias=True,
     )
     # The kernel overshoots at edges.
-    clipped = tf.raw_ops.ClipByValue(t=resized, clip_value_min=0.0, clip_value_max=255.0)
-    return tf.floor(clipped[0, :, 0] + 0.5)
+    return tf.raw_ops.ClipByValue(t=resized[0, :, 0], clip_value_min=0.0, clip_value_max=255.0)

@@ -17,6 +17,7 @@ class DatasetSpec:
     classes: what the labels 0..K-1 mean.
     horizontal_flip: whether a mirrored image is as good an image of its class.
     vae_sha256: of latents, the encoder that made them; empty where the examples are images.
+    scaling_factor: of latents, what a draw from their posterior is multiplied by.
     """
 
     num_examples: int
@@ -25,6 +26,7 @@ class DatasetSpec:
     classes: ClassTable
     horizontal_flip: bool
     vae_sha256: str = ""
+    scaling_factor: float | None = None
 
     @property
     def num_classes(self):

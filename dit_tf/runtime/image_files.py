@@ -27,12 +27,20 @@ def write_grid(path, images, captions, columns=None):
     for i, (image, caption) in enumerate(zip(images, captions)):
         left = _MARGIN + i % columns * (width + _MARGIN)
         top = _MARGIN + i // columns * (height + _CAPTION + _MARGIN)
-        draw.text((left + 1, top), str(caption), fill=(_INK,) * 3)
+        draw.text((left + 1, top), _fitted(draw, str(caption), width), fill=(_INK,) * 3)
         tile = Image.fromarray(np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image)
         grid.paste(tile.resize((width, height), Image.Resampling.NEAREST), (left, top + _CAPTION))
     buffer = io.BytesIO()
     grid.save(buffer, format="PNG")
     replace_file(path, buffer.getvalue())
+
+
+def _fitted(draw, caption, width):
+    """The caption, or its beginning and three dots where it is wider than the image."""
+    if draw.textlength(caption) <= width:
+        return caption
+    fits = [end for end in range(len(caption)) if draw.textlength(caption[:end] + "...") <= width]
+    return caption[: max(fits, default=0)].rstrip() + "..."
 
 
 def write_npz(path, images, labels):

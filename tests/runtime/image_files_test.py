@@ -52,6 +52,16 @@ def test_each_image_has_its_caption_above_it(tmp_path):
     assert first == 0 and second > 0
 
 
+def test_a_long_caption_ends_before_its_neighbour_begins(tmp_path):
+    def captions(*texts):
+        write_grid(str(tmp_path / "grid.png"), np.full((2, 8, 8, 1), 255, np.uint8), texts)
+        return grid_of(tmp_path / "grid.png")[4:18]
+
+    long = captions("golden retriever", "cat")
+    np.testing.assert_array_equal(long[:, 56:], captions("", "cat")[:, 56:])
+    assert (long[:, 52:56] == 255).all() and (long[:, 40:52] < 255).any()
+
+
 def test_without_columns_a_grid_is_nearly_square(tmp_path):
     for count, (rows, columns) in {1: (1, 1), 4: (2, 2), 5: (2, 3), 10: (3, 4)}.items():
         write_grid(str(tmp_path / "grid.png"), np.zeros((count, 48, 48, 1), np.uint8), range(count))
