@@ -1,12 +1,15 @@
 """Claims of the Frechet distance, in order: closed forms, invariances, SciPy's matrix root, ADM's evaluator."""
 
+import json
 import pathlib
 
 import numpy as np
 import pytest
 import scipy.linalg
 
-from dit_tf.evaluation.frechet import frechet_distance, mean_and_covariance
+from dit_tf.evaluation import frechet as module
+from dit_tf.evaluation.frechet import frechet, frechet_distance, frechet_with_error, mean_and_covariance
+from dit_tf.evaluation.statistics import Gaussian, Statistics
 
 GOLDENS = pathlib.Path(__file__).parents[1] / "goldens" / "adm"
 
@@ -62,6 +65,65 @@ def test_the_distance_is_symmetric_and_does_not_depend_on_the_axes():
     assert frechet_distance(*turned[0], *turned[1]) == pytest.approx(distance, rel=1e-12)
 
 
+def test_features_that_are_moved_are_as_far_as_they_went(rng):
+    features, step = rng.normal(size=(300, 6)), rng.normal(size=6)
+    first, second = Statistics.of(features).gaussian(), Statistics.of(features + step).gaussian()
+    assert frechet(first, second).distance == pytest.approx(step @ step, rel=1e-12)
+    assert frechet(first, first).distance < 1e-12
+
+
+def test_merged_halves_have_the_distance_of_the_whole(rng):
+    features, other = rng.normal(size=(2, 300, 6))
+    halves = [Statistics.of(part) for part in np.split(features, 2)]
+    merged, whole = halves[1].merge(halves[0]).gaussian(), Statistics.of(features).gaussian()
+    reference = Statistics.of(other).gaussian()
+    assert frechet(reference, merged).distance == pytest.approx(frechet(reference, whole).distance, rel=1e-10)
+
+
+def test_both_ways_to_the_trace_agree():
+    (_, sigma1), (_, sigma2) = gaussian(7, 40), gaussian(8, 40)
+    quick, general = (way(sigma1, sigma2) for way in (module._trace_by_cholesky, module._trace_by_eigenvalues))
+    assert abs(quick[0] - general[0]) <= quick[1] + general[1]
+    assert quick[0] == pytest.approx(general[0], rel=1e-10)
+
+
+def test_a_nearly_singular_covariance_takes_the_way_by_eigenvalues():
+    sigma, mu = np.diag([1.0, 1e-15, 1e-15, 1e-15]), np.zeros(4)
+    np.linalg.cholesky(sigma)  # it has a factor, but not one to rely on
+    assert module._trace_by_cholesky(sigma, np.eye(4)) is None
+    assert module._trace_by_cholesky(np.eye(4), sigma) is None
+    # Three times (1 - 1e-15^1/2)^2; 1e-15 is just above the rounding at 1 and known to a part of itself.
+    assert frechet_distance(mu, sigma, mu, np.eye(4)) == pytest.approx(3.0, abs=1e-6)
+
+
+def test_the_error_covers_what_rounding_does_where_examples_are_few(rng):
+    # 9 examples with 30 features: rank 8. The exact value comes from 9 x 9 matrices of inner products, in which
+    # nothing is zero but one eigenvalue: with centred rows X and Y, the trace is the sum of the singular values of
+    # X Y^T / 8.
+    x, y = rng.normal(size=(2, 9, 30))
+    statistics = [Statistics.of(features).gaussian() for features in (x, y)]
+    x, y = x - x.mean(axis=0), y - y.mean(axis=0)
+    trace = np.linalg.svd(x @ y.T / 8, compute_uv=False).sum()
+    difference = statistics[0].mean - statistics[1].mean
+    exact = difference @ difference + (np.sum(x**2) + np.sum(y**2)) / 8 - 2 * trace
+    found = frechet(*statistics, allow_few_samples=True)
+    assert abs(found.distance - exact) <= found.error < 1e-4 * exact
+    # An eigenvalue of the size of rounding that is taken for a real one moves the result by no more than the error.
+    moved = statistics[0]._replace(covariance=statistics[0].covariance + 1e-15 * np.eye(30))
+    change = abs(frechet(moved, statistics[1], allow_few_samples=True).distance - found.distance)
+    assert change <= found.error
+    # With many examples there are no such eigenvalues, and next to no error.
+    many = [Statistics.of(rng.normal(size=(300, 30))).gaussian() for _ in range(2)]
+    assert frechet(*many).error < 1e-9 * frechet(*many).distance
+
+
+def test_the_error_covers_an_eigenvalue_that_is_lost_on_either_side():
+    # Below the spacing of float64 at 1, times 3 dimensions: taken for zero. In truth the distance is (1 - 2e-8)^2.
+    sigma, mu = np.diag([1.0, 1.0, 4e-16]), np.zeros(3)
+    for found in (frechet_with_error(mu, sigma, mu, np.eye(3)), frechet_with_error(mu, np.eye(3), mu, sigma)):
+        assert abs(found.distance - (1 - 2e-8) ** 2) <= found.error < 1e-7
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_agrees_with_the_root_of_the_product_by_scipy(seed):
     (mu1, sigma1), (mu2, sigma2) = gaussian(seed), gaussian(seed + 10)
@@ -87,6 +149,20 @@ def test_agrees_with_adms_evaluator():
     assert frechet_distance(*reference, *sample) + means_in_float32 == pytest.approx(expected, rel=1e-7)
 
 
+@pytest.mark.slow  # two eigenvalue problems of 2,048: ten seconds and more
+@pytest.mark.parametrize("features, metric", [("pool_3", "FID"), ("spatial", "sFID")])
+def test_agrees_with_the_whole_program_of_adm(features, metric):
+    # 16 images with 2,048 and 2,023 features; "exact" is the sum over images as in the test of few examples above.
+    expected = json.loads((GOLDENS / "e2e_metrics.json").read_text())
+    golden = np.load(GOLDENS / "e2e_activations.npz")
+    sides = [Statistics.of(golden[f"{name}_{features}"]).gaussian() for name in ("ref", "sample")]
+    found = frechet(*sides, allow_few_samples=True)
+    exact = expected["exact_float64_lowrank"][metric]
+    assert abs(found.distance - exact) <= found.error < 1e-4 * exact
+    # The evaluator's float32 means and its root of a singular product.
+    assert found.distance == pytest.approx(expected["stdout_metrics"][metric], rel=1e-6)
+
+
 def test_statistics_are_the_unbiased_ones():
     mean, covariance = mean_and_covariance(np.array([[0, 0], [2, 4]], np.uint8))
     np.testing.assert_array_equal(mean, [1.0, 2.0])
@@ -107,3 +183,31 @@ def test_too_few_or_unshaped_features_are_refused(shape):
 def test_statistics_of_two_sizes_are_refused():
     with pytest.raises(ValueError, match="of one D"):
         frechet_distance(np.zeros(2), np.eye(2), np.zeros(3), np.eye(3))
+
+
+def test_fewer_images_than_features_are_refused_unless_allowed(rng):
+    many, few = (Statistics.of(rng.normal(size=(count, 6))).gaussian() for count in (6, 5))
+    assert frechet(many, many).distance < 1e-12
+    with pytest.raises(ValueError, match="^The samples .* got 5 of 6: .*--allow_few_samples"):
+        frechet(many, few)
+    with pytest.raises(ValueError, match="^The reference .* got 5 of 6: .*--allow_few_samples"):
+        frechet(few, many)
+    assert frechet(many, few, allow_few_samples=True).distance > 0.0
+    unknown = few._replace(count=None)  # a reference file with mu and sigma alone
+    assert frechet(unknown, many).distance > 0.0
+
+
+def test_features_of_two_networks_are_refused():
+    with pytest.raises(ValueError, match="The reference has 2 features and the samples have 3"):
+        frechet(Gaussian(np.zeros(2), np.eye(2)), Gaussian(np.zeros(3), np.eye(3)))
+
+
+@pytest.mark.parametrize("sigma", [np.diag([1.0, -0.5]), -np.eye(2)], ids=["one negative", "all negative"])
+def test_what_is_no_covariance_is_refused(sigma):
+    with pytest.raises(ValueError, match="no covariance"):
+        frechet_with_error(np.zeros(2), sigma, np.zeros(2), np.eye(2))
+
+
+def test_what_is_no_number_is_refused():
+    with pytest.raises(ValueError, match="finite"):
+        frechet_distance(np.zeros(2), np.full((2, 2), np.nan), np.zeros(2), np.eye(2))
