@@ -38,6 +38,8 @@ from dit_tf.transport.transport import Transport
 RUN, CLASSES, PROVENANCE = "run.json", "classes.json", "provenance.json"
 AUTOENCODER = "autoencoder.json"
 
+POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}  # --precision -> Keras' name for it
+
 
 def make_codec(config, vae=None):
     """vae: an `AutoencoderKL`, where the model works on latents and images must be encoded or decoded."""
@@ -63,7 +65,7 @@ def make_model(config):
         class_dropout_prob=config.class_dropout_prob,
         learn_sigma=config.learn_sigma,
         block=config.block,
-        dtype="float32" if config.precision == "float32" else "mixed_bfloat16",
+        dtype=POLICIES[config.precision],
     )
 
 
@@ -217,14 +219,14 @@ def model_texts(config, classes, provenance=None):
     return texts if provenance is None else texts | {PROVENANCE: json.dumps(provenance, indent=1)}
 
 
-def load_vae(path, dtype="float32", sha256=""):
+def load_vae(path, precision="float32", sha256=""):
     """The autoencoder, from what convert wrote, from a published file, or by a published name, which is downloaded.
 
     ValueError where its encoder is not the one that `sha256` names, the digest that a model carries; empty: any.
     """
     if path in PUBLISHED and not os.path.exists(path):
         path = fetch_published(path)
-    vae = AutoencoderKL("float32" if dtype == "float32" else "mixed_bfloat16")
+    vae = AutoencoderKL(POLICIES[precision])
     if zipfile.is_zipfile(path) and model_file.read_text(path, AUTOENCODER) is not None:
         model_file.load_weights(path, vae)
     else:

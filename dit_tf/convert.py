@@ -25,7 +25,6 @@ from dit_tf.pretrained.weight_files import digest, naming, read_weight_file
 from dit_tf.runtime import model_file
 
 MLP_RATIO = 4.0  # of every DiT here
-IMAGENET_CLASSES = 1000
 SHAPE_FLAGS = ("num_heads", "num_classes", "input_size")  # what shapes may leave open
 
 
@@ -135,7 +134,7 @@ def run_config(options, arguments):
     objective = options.objective or (published.objective if published else OBJECTIVES[0])
     size = [arguments[key] for key in ("width", "depth", "num_heads", "patch_size")]
     return RunConfig(
-        dataset="imagenet2012" if arguments["num_classes"] == IMAGENET_CLASSES else "unknown",
+        dataset="imagenet2012" if arguments["num_classes"] == dit_config.IMAGENET_CLASSES else "unknown",
         image_size=DOWNSCALING * side if latents else side,
         channels=3 if latents else channels,
         codec="vae" if latents else "pixels",
@@ -153,7 +152,7 @@ def run_config(options, arguments):
 def classes_of(count):
     if count == 1:
         return UNLABELLED
-    return imagenet() if count == IMAGENET_CLASSES else numbered(count)
+    return imagenet() if count == dit_config.IMAGENET_CLASSES else numbered(count)
 
 
 def convert_autoencoder(options, weights, provenance):
@@ -191,7 +190,7 @@ def refuse(options):
 def summarise(options, config, model, weights):
     print(f"{options.output}: {kind_of(config, model)}, from {origin(weights)}")
     vae = " --vae=vae.keras" if config.codec == "vae" else ""
-    labels = " --labels=207,daisy" if config.num_classes == IMAGENET_CLASSES else " --num_samples=4"
+    labels = " --labels=207,daisy" if config.num_classes == dit_config.IMAGENET_CLASSES else " --num_samples=4"
     guidance = " --cfg_scale=4" if model.null_label is not None else ""
     print(f"Next: python -m dit_tf.sample --weights={options.output}{vae}{labels}{guidance}")
 

@@ -50,13 +50,11 @@ def main(options):
     digest = build.weights_digest(params)
     shared = params, build.encoder_of(vae)
     partial = PartialResults(options.output + ".partial", dict(provenance, weights=digest, batch=options.batch_size))
-    kind = dict(image_size=config.image_size, crop=config.crop)
-    batches = examples_in_order(source, options.split, batch_size=options.batch_size, **kind)
     done = len(partial.batches) * options.batch_size
+    kind = dict(image_size=config.image_size, crop=config.crop)
+    batches = examples_in_order(source, options.split, batch_size=options.batch_size, first=done, **kind)
     with tqdm.tqdm(total=count, initial=min(done, count), unit="image", desc="likelihood", dynamic_ncols=True) as bar:
-        for first, (batch, labels, _) in zip(range(0, count, options.batch_size), batches):
-            if first < done:
-                continue
+        for first, (batch, labels, _) in zip(range(done, count, options.batch_size), batches):
             wanted = min(len(batch), count - first)
             partial.append(evaluated(likelihood, shared, batch, labels, options, first, wanted))
             bar.update(wanted)
@@ -97,9 +95,11 @@ def check_classes(dataset, spec, config):
 
 def load_vae(options, config, spec):
     """The autoencoder that images go through before the model sees them; None for stored latents and for pixels."""
+    if spec.vae_sha256 and config.codec == "pixels":
+        raise ValueError("--dataset has latents, and the model works on pixels: give a data set of images.")
+    if spec.vae_sha256 and config.vae_sha256 not in ("", spec.vae_sha256):
+        raise ValueError("--dataset has latents of another autoencoder than the model's: give one of the same.")
     if spec.vae_sha256 or config.codec == "pixels":
-        if spec.vae_sha256 not in ("", config.vae_sha256):
-            raise ValueError("--dataset has latents of another autoencoder than the model's: give one of the same.")
         return None
     if not options.vae:
         raise ValueError("--vae must be given: the model works on latents, and the data set has images.")

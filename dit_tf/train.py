@@ -48,7 +48,7 @@ def main(options):
             config = initialise(config, model, spec.classes, options.init_from)
         check_same_run(config, checkpoints)
         trainer = build.make_trainer(
-            config, model, vae,
+            config, model, None if spec.vae_sha256 else vae,  # stored latents are encoded already
             stop_step=options.train_steps, steps_per_execution=options.steps_per_execution, jit=options.xla,
         )  # fmt: skip
     start = checkpoints.restore(trainer.checkpoint_state()) or 0

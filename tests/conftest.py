@@ -1,6 +1,7 @@
 """Golden arrays of DiT's diffusion and SiT's transport package, their stub models and the measure of agreement."""
 
 import functools
+import importlib.util
 import json
 import math
 import pathlib
@@ -128,6 +129,21 @@ def parse():
         return values
 
     return options
+
+
+@pytest.fixture(scope="session")
+def run_with_tpu_compiler():
+    """run_with_tpu_compiler(code, *arguments) -> the lines that the code prints, in a process of its own."""
+
+    def run(code, *arguments):
+        missing = [name for name in ("jax", "libtpu") if importlib.util.find_spec(name) is None]
+        if missing:
+            pytest.skip(f"the TPU compiler comes for Linux x86-64 only: no {' and no '.join(missing)} here")
+        process = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True)
+        assert process.returncode == 0, process.stderr[-3000:]
+        return process.stdout.splitlines()
+
+    return run
 
 
 @pytest.fixture(scope="session")

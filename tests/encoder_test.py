@@ -1,10 +1,7 @@
 """The compiled function of `python -m dit_tf.encode`: the same moments however a batch is cut, and on a TPU."""
 
-import importlib.util
 import json
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -102,13 +99,8 @@ print(json.dumps(dict(dataclasses.asdict(report), result=text.split("\\n", 1)[0]
 
 
 @pytest.mark.tpu_compile
-def test_the_tpu_compiler_takes_the_encoder():
-    missing = [name for name in ("jax", "libtpu") if importlib.util.find_spec(name) is None]
-    if missing:
-        pytest.skip(f"the TPU compiler comes for Linux x86-64 only: no {' and no '.join(missing)} here")
-    process = subprocess.run([sys.executable, "-c", _COMPILE], capture_output=True, text=True)
-    assert process.returncode == 0, process.stderr[-3000:]
-    report = json.loads(process.stdout.splitlines()[-1])
+def test_the_tpu_compiler_takes_the_encoder(run_with_tpu_compiler):
+    report = json.loads(run_with_tpu_compiler(_COMPILE)[-1])
     assert re.search(r"->\(bf16\[8,4,4,8\]\S* bf16\[8,4,4,8\]", report["result"])
     assert (report["host_operations"], report["all_reduces"], report["cores"]) == (0, 0, 1)
     assert report["temporary_bytes"] < 2**26

@@ -125,11 +125,13 @@ def test_what_does_not_fit_is_refused(workdir, vae_file, parse, more, words):
     assert all(word in str(error.value) for word in words), error.value
 
 
-def test_another_encoder_is_refused(workdir, vae_file, latents, parse, tmp_path):
-    vae = build.load_vae(str(vae_file))
-    bias = vae.by_name["encoder/conv_in/bias"]
-    bias.assign(bias + 1)
-    other = str(tmp_path / "other.keras")
+def test_another_decoder_fits_and_another_encoder_is_refused(workdir, vae_file, latents, parse, tmp_path):
+    vae, other = build.load_vae(str(vae_file)), str(tmp_path / "other.keras")
+    decoder_bias, encoder_bias = (vae.by_name[f"{side}/conv_in/bias"] for side in ("decoder", "encoder"))
+    decoder_bias.assign(decoder_bias + 1)
+    build.save_vae(other, vae, {})
+    build.load_vae(other, sha256=build.load_config(str(workdir)).vae_sha256)
+    encoder_bias.assign(encoder_bias + 1)
     build.save_vae(other, vae, {})
     for main, define, more in (
         (sample.main, flags.define_sample, [f"--workdir={workdir}", "--labels=sky"]),

@@ -22,7 +22,7 @@ _MOST_BYTES = 2**24  # of a file that is read; a thousand classes are 60 kB
 class LatentSpec:
     """What the latents of one directory are.
 
-    image_size, crop: of the images, in pixels and as in preprocessing.CROPS; split is that of `dataset`.
+    image_size, crop: of the images, in pixels and as in config.CROPS; split is that of `dataset`.
     vae_sha256, precision: of the encoder, its weights and the type of its products.
     scaling_factor: by which a draw from the posterior is to be multiplied; the moments are not scaled.
     moments_shape, moments_dtype: of a record's array, (h, w, 8) and one of MOMENTS_DTYPES.

@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-CROPS = ("fast", "pil")
+from dit_tf.config import CROPS
 
 _PIL_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _MOST_HALVINGS = 16  # 2^16 is beyond the sides of a JPEG file, and of any image that TensorFlow decodes

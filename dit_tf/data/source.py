@@ -55,7 +55,7 @@ class Source(typing.Protocol):
     def example(self, record, image_size, crop, mirror):
         """A record -> what a batch holds: uint8 (image_size, image_size, C), or the moments of latents.
 
-        crop: one of preprocessing.CROPS. mirror: scalar bool tensor, or None for never.
+        crop: one of config.CROPS. mirror: scalar bool tensor, or None for never.
         """
 
     def damaged_file(self, split) -> str | None:

@@ -18,6 +18,8 @@ import numpy as np
 import tqdm
 from numpy.lib import format as npy_format
 
+from dit_tf.runtime.bounded_file import BoundedFile
+
 _MOST_AT_ONCE = 2**20  # bytes of one read, the zip file's directory included
 _MOST_OF_A_HEADER = 2**14  # bytes; NumPy refuses above 10,000
 _LARGEST_IMAGE = 2048  # pixels a side
@@ -118,7 +120,7 @@ class NpzFile:
     def _opened(self):
         if os.path.isdir(self.path):
             raise ValueError("it is a directory")
-        with _BoundedFile(self.path) as file:
+        with BoundedFile(self.path, _MOST_AT_ONCE) as file:
             try:
                 archive = zipfile.ZipFile(file)
             except zipfile.BadZipFile as error:
@@ -184,17 +186,6 @@ def sha256_of(path):
             digest.update(part)
             bar.update(len(part))
     return digest.hexdigest()
-
-
-class _BoundedFile(io.FileIO):
-    """A file of which nobody takes much at once: zipfile would take a directory of any length into memory."""
-
-    def read(self, count=-1):
-        if count is None or count < 0:
-            count = os.fstat(self.fileno()).st_size - self.tell()
-        if count > _MOST_AT_ONCE:
-            raise ValueError(f"{count:,} bytes are one piece, {_MOST_AT_ONCE:,} are allowed")
-        return super().read(count)
 
 
 def _parts(entry, count, name):

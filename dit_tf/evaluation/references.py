@@ -56,7 +56,7 @@ class Reference:
         if missing:
             raise ValueError(
                 f"{self._file.title} must hold {', '.join(needed)} or none of them, it lacks {', '.join(missing)}: "
-                "`python -m dit_tf.evaluate --make_reference` makes one that is whole."
+                "give a file with all of them, or with images (arr_0) alone."
             )
         sizes = (features, features, spatial_features, spatial_features)
         found = [self._checked(name, size) for name, size in zip(needed, sizes)]

@@ -9,7 +9,6 @@ configuration, and takes numbers from the file into it. Whatever is wrong with a
 """
 
 import contextlib
-import io
 import json
 import os
 import shutil
@@ -18,6 +17,8 @@ import zipfile
 
 import h5py
 import keras
+
+from dit_tf.runtime.bounded_file import BoundedFile
 
 _WEIGHTS = "model.weights.h5"
 _MOST_AT_ONCE = 2**22  # bytes of a text and of the archive's directory, whatever their lengths say
@@ -76,17 +77,6 @@ def load_weights(path, model):
         model.load_weights(copy)
 
 
-class _BoundedFile(io.FileIO):
-    """A file of which nobody takes much at once: zipfile would take a directory of any length into memory."""
-
-    def read(self, count=-1):
-        if count is None or count < 0:
-            count = os.fstat(self.fileno()).st_size - self.tell()
-        if count > _MOST_AT_ONCE:
-            raise ValueError(f"{count} bytes are one piece, {_MOST_AT_ONCE} are allowed")
-        return super().read(count)
-
-
 @contextlib.contextmanager
 def _reading(path):
     """A damaged file fails in as many ways as zip files, HDF5 and Keras have: each becomes one sentence."""
@@ -105,7 +95,7 @@ def _reading(path):
 def _opened(path):
     if os.path.isdir(path):
         raise ValueError("it is a directory")
-    with _BoundedFile(path) as file, zipfile.ZipFile(file) as archive:
+    with BoundedFile(path, _MOST_AT_ONCE) as file, zipfile.ZipFile(file) as archive:
         names = archive.namelist()
         if len(set(names)) < len(names):
             raise ValueError("it has an entry twice")

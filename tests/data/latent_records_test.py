@@ -14,22 +14,7 @@ from dit_tf.data import latent_records, latent_spec
 from dit_tf.data.class_names import numbered
 from dit_tf.data.latent_records import LatentSource, ShardWriter, check_shard, shards_of_host
 from dit_tf.data.pipeline import examples_in_order, training_batches
-
-SPEC = latent_spec.LatentSpec(
-    dataset="folder:photos",
-    split="train",
-    num_examples=45,
-    classes=numbered(3),
-    image_size=16,
-    crop="fast",
-    vae_sha256="ab" * 32,
-    precision="float32",
-    scaling_factor=0.18215,
-    moments_shape=(2, 2, 8),
-    moments_dtype="bfloat16",
-    mirrored=True,
-    examples_per_shard=10,
-)
+from tests.data.latents import SPEC
 
 
 def arrays(spec):

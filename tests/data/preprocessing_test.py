@@ -10,6 +10,7 @@ import tensorflow as tf
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
+from dit_tf.config import CROPS
 from dit_tf.data import preprocessing
 
 
@@ -101,7 +102,7 @@ def cropper(image_size, channels, crop):
 
 def both_crops(data, image_size, channels=3):
     """(fast, pil), in signed numbers."""
-    return [cropper(image_size, channels, crop)(data).numpy().astype(int) for crop in preprocessing.CROPS]
+    return [cropper(image_size, channels, crop)(data).numpy().astype(int) for crop in CROPS]
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +152,7 @@ def test_halving_is_that_of_pil():
         assert away.max() <= 1 and 0.1 < away.mean() < 0.15  # one mean of eight
 
 
-@pytest.mark.parametrize("crop", preprocessing.CROPS)
+@pytest.mark.parametrize("crop", CROPS)
 @pytest.mark.parametrize("channels", [1, 3])
 def test_the_crop_has_a_static_shape(crop, channels):
     assert cropper(64, channels, crop).get_concrete_function().output_shapes == (64, 64, channels)
@@ -186,7 +187,7 @@ def test_colours_turn_grey_as_in_pil(kind):
     assert abs(fast - pil).mean() < 1  # TensorFlow's PNG weights colours otherwise: 0.7
 
 
-@pytest.mark.parametrize("crop", preprocessing.CROPS)
+@pytest.mark.parametrize("crop", CROPS)
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
 def test_a_damaged_file_is_an_error_or_an_image(kind, crop):
     whole, rng, failed = encoded(photograph(133, 91), kind), np.random.default_rng(0), 0
@@ -202,7 +203,7 @@ def test_a_damaged_file_is_an_error_or_an_image(kind, crop):
     assert failed >= 10  # of the files cut short each one
 
 
-@pytest.mark.parametrize("crop", preprocessing.CROPS)
+@pytest.mark.parametrize("crop", CROPS)
 @pytest.mark.parametrize("data", [b"", b"no image"])
 def test_what_is_no_image_is_an_error(data, crop):
     with pytest.raises(tf.errors.OpError):

@@ -1,13 +1,10 @@
 """Claims of the Inception network: ADM's features of ADM's graph, at every batch size, compiled too, and on a TPU."""
 
 import hashlib
-import importlib.util
 import json
 import lzma
 import pathlib
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -261,13 +258,8 @@ print(json.dumps(dict(dataclasses.asdict(report), result=text.split("\\n", 1)[0]
 
 
 @pytest.mark.tpu_compile
-def test_the_tpu_compiler_takes_the_published_size(full_size):
-    missing = [name for name in ("jax", "libtpu") if importlib.util.find_spec(name) is None]
-    if missing:
-        pytest.skip(f"the TPU compiler comes for Linux x86-64 only: no {' and no '.join(missing)} here")
-    process = subprocess.run([sys.executable, "-c", _COMPILE, full_size], capture_output=True, text=True)
-    assert process.returncode == 0, process.stderr[-3000:]
-    report = json.loads(process.stdout.splitlines()[-1])
+def test_the_tpu_compiler_takes_the_published_size(run_with_tpu_compiler, full_size):
+    report = json.loads(run_with_tpu_compiler(_COMPILE, full_size)[-1])
     assert re.search(r"->\(f32\[8,2048\]\S* f32\[8,2023\]\S* f32\[8,1008\]", report["result"])
     assert (report["host_operations"], report["all_reduces"], report["cores"]) == (0, 0, 1)
     assert report["highest"] == 94 + 1  # of the convolutions, and the product of the classifier

@@ -1,12 +1,9 @@
 """The autoencoder in its published size, on random weights that follow from their names, against diffusers."""
 
-import importlib.util
 import json
 import math
 import pathlib
 import re
-import subprocess
-import sys
 import zlib
 
 import numpy as np
@@ -192,13 +189,8 @@ def _decoder_macs(weights):
 
 
 @pytest.mark.tpu_compile
-def test_the_tpu_compiler_takes_the_decoder(weights):
-    missing = [name for name in ("jax", "libtpu") if importlib.util.find_spec(name) is None]
-    if missing:
-        pytest.skip(f"the TPU compiler comes for Linux x86-64 only: no {' and no '.join(missing)} here")
-    process = subprocess.run([sys.executable, "-c", _COMPILE], capture_output=True, text=True)
-    assert process.returncode == 0, process.stderr[-3000:]
-    report = json.loads(process.stdout.splitlines()[-1])
+def test_the_tpu_compiler_takes_the_decoder(run_with_tpu_compiler, weights):
+    report = json.loads(run_with_tpu_compiler(_COMPILE)[-1])
     assert re.search(r"->\(?f32\[1,256,256,3\]", report["result"])
     assert (report["host_operations"], report["all_reduces"], report["cores"]) == (0, 0, 1)
     assert 1 < report["flops"] / (2 * _decoder_macs(weights)) < 1.1

@@ -1,10 +1,7 @@
 """The sampler that runs, and the loop that computes bits per dimension, as the TPU compiler takes them for one core."""
 
-import importlib.util
 import json
 import re
-import subprocess
-import sys
 
 import pytest
 
@@ -69,15 +66,10 @@ for name, (function, specs) in programs.items():
 
 
 @pytest.fixture(scope="module")
-def compiled():
+def compiled(run_with_tpu_compiler):
     """{name: the compiler's report, the program's text and the model's multiply-adds}, from a process of its own."""
-    missing = [name for name in ("jax", "libtpu") if importlib.util.find_spec(name) is None]
-    if missing:
-        pytest.skip(f"the TPU compiler comes for Linux x86-64 only: no {' and no '.join(missing)} here")
-    command = [sys.executable, "-c", _COMPILE, str(_BATCH), str(_STEPS)]
-    process = subprocess.run(command, capture_output=True, text=True)
-    assert process.returncode == 0, process.stderr[-3000:]
-    return dict(json.loads(line) for line in process.stdout.splitlines() if line.startswith("["))
+    lines = run_with_tpu_compiler(_COMPILE, _BATCH, _STEPS)
+    return dict(json.loads(line) for line in lines if line.startswith("["))
 
 
 def loops(text):

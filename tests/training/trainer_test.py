@@ -1,8 +1,6 @@
 """The trainer computes the same whatever drives it: steps per execution, replicas, interruptions, precision."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -165,12 +163,12 @@ print(json.dumps({**dataclasses.asdict(report), "analytic_flops": training_flops
 """
 
 
-def compile_for_tpu(topology, per_core, **overrides):
-    pytest.importorskip("libtpu", reason="the TPU compiler comes for Linux x86-64 only")
-    command = [sys.executable, "-c", _COMPILE, json.dumps(overrides), topology, str(per_core)]
-    process = subprocess.run(command, capture_output=True, text=True)
-    assert process.returncode == 0, process.stderr[-3000:]
-    return json.loads(process.stdout.splitlines()[-1])
+@pytest.fixture
+def compile_for_tpu(run_with_tpu_compiler):
+    def run(topology, per_core, **overrides):
+        return json.loads(run_with_tpu_compiler(_COMPILE, json.dumps(overrides), topology, per_core)[-1])
+
+    return run
 
 
 def assert_a_good_tpu_program(report, memory, all_reduces=1):
@@ -192,14 +190,14 @@ def assert_a_good_tpu_program(report, memory, all_reduces=1):
     ],
     ids=["ddpm", "flow", "score", "stored latents"],
 )
-def test_the_tpu_compiler_takes_the_train_step(overrides):
+def test_the_tpu_compiler_takes_the_train_step(compile_for_tpu, overrides):
     report = compile_for_tpu("v3:2x2", per_core=16, **overrides)
     assert report["cores"] == 8
     assert_a_good_tpu_program(report, memory=16 * 2**30)
 
 
 @pytest.mark.tpu_compile
-def test_the_tpu_compiler_takes_a_step_from_images_through_the_autoencoder():
+def test_the_tpu_compiler_takes_a_step_from_images_through_the_autoencoder(compile_for_tpu):
     """Its encoder is an argument of 137 MB that no step changes; eight images go through at once."""
     report = compile_for_tpu("v3:2x2", per_core=16, codec="vae", image_size=256, channels=3, num_classes=1000)
     assert_a_good_tpu_program(report, memory=16 * 2**30)
@@ -208,7 +206,7 @@ def test_the_tpu_compiler_takes_a_step_from_images_through_the_autoencoder():
 
 @pytest.mark.tpu_compile
 @pytest.mark.parametrize("topology, memory", [("v3:2x2", 16 * 2**30), ("v4:2x2x1", 32 * 2**30)])
-def test_the_tpu_compiler_takes_s2_at_256_pixels(topology, memory):
+def test_the_tpu_compiler_takes_s2_at_256_pixels(compile_for_tpu, topology, memory):
     latents = dict(codec="vae", image_size=256, num_classes=1000, precision="bfloat16", stored=True)
     report = compile_for_tpu(topology, per_core=8, model="DiT-S/2", **latents)
     # 131 MB of gradients are more than the compiler combines into one call.
