@@ -23,10 +23,10 @@ from dit_tf.pretrained.published import PUBLISHED, fetch_published
 from dit_tf.pretrained.weight_files import naming, read_weight_file
 from dit_tf.runtime import model_file
 from dit_tf.runtime.checkpoint import Checkpoints
-from dit_tf.runtime.distribution import is_tpu
+from dit_tf.runtime.distribution import is_tpu, on_replicas
 from dit_tf.runtime.seeds import RowSeeds
 from dit_tf.samplers import likelihood as flow
-from dit_tf.samplers.generate import ImageSampler, on_replicas
+from dit_tf.samplers.generate import ImageSampler
 from dit_tf.samplers.guidance import condition
 from dit_tf.training.optimizer import AdamW
 from dit_tf.training.train_step import TrainStep

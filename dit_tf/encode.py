@@ -22,8 +22,7 @@ from dit_tf.data.latent_spec import MOMENTS_DTYPES, LatentSpec
 from dit_tf.data.pipeline import examples_in_order, open_dataset
 from dit_tf.models.autoencoder_kl import DOWNSCALING, SCALING_FACTOR
 from dit_tf.models.codec import VaeCodec
-from dit_tf.runtime.distribution import check_batch, is_tpu, make_strategy
-from dit_tf.samplers.generate import on_replicas
+from dit_tf.runtime.distribution import check_batch, is_tpu, make_strategy, on_replicas
 
 
 def main(options):

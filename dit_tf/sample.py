@@ -14,7 +14,8 @@ import tqdm
 from dit_tf import build, flags
 from dit_tf.runtime.distribution import check_batch, make_strategy
 from dit_tf.runtime.image_files import write_grid, write_npz
-from dit_tf.samplers.generate import in_batches, random_labels
+from dit_tf.samplers.generate import in_batches
+from dit_tf.samplers.labels import random_labels
 from dit_tf.samplers.options import SamplerOptions
 
 

@@ -93,8 +93,7 @@ def test_the_documentation_lists_every_flag_once_with_its_default():
 
 
 def test_the_page_is_up_to_date(capsys):
-    """Printed as `python -m dit_tf.flags` does, where the flags belong to the module __main__."""
-    runpy.run_path(str(_REPOSITORY / "dit_tf" / "flags.py"), run_name="__main__")
+    runpy.run_module("dit_tf.flags", run_name="__main__")
     printed = capsys.readouterr().out
     assert printed == flags.documentation()
     page = _REPOSITORY / "docs" / "flags.md"

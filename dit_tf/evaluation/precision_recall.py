@@ -19,6 +19,8 @@ import numpy as np
 import tensorflow as tf
 import tqdm
 
+DTYPES = ("float16", "float32")
+
 _BLOCK = 1024  # distances on a side: 4 MiB, which caches hold, and no slower a product than larger ones
 _TILE = 10_000  # distances on a side that ADM's evaluator computes in one precision
 _LARGEST = 65504.0  # of float16
@@ -29,8 +31,8 @@ def precision_and_recall(reference, samples, nhood_sizes=(3,), dtype="float16", 
 
     ValueError where the features do not fit together, are not finite, or are too few for k neighbours.
     """
-    if dtype not in ("float16", "float32"):
-        raise ValueError(f"--precision_recall_dtype must be float16 or float32, got {dtype}.")
+    if dtype not in DTYPES:
+        raise ValueError(f"--precision_recall_dtype must be {' or '.join(DTYPES)}, got {dtype}.")
     reference, samples = (
         _Features(name, features, nhood_sizes, dtype)
         for name, features in (("the reference", reference), ("the samples", samples))

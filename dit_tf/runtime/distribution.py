@@ -45,6 +45,23 @@ def is_tpu(strategy):
     return isinstance(strategy, tf.distribute.TPUStrategy)
 
 
+def on_replicas(function, strategy):
+    """A tf.function (shared, *tensors) as one of whole batches: the rows of tensors are shared out in order over the
+    replicas of a strategy, scalars and what is in `shared` go to each, and every result has rows."""
+
+    def share(x):
+        if not x.shape.rank:
+            return x
+        parts = tf.split(x, strategy.num_replicas_in_sync)
+        return strategy.experimental_distribute_values_from_function(lambda c: parts[c.replica_id_in_sync_group])
+
+    def distributed(shared, *tensors):
+        results = strategy.run(function, args=(shared, *(share(x) for x in tensors)))
+        return tf.nest.map_structure(lambda x: tf.concat(strategy.experimental_local_results(x), axis=0), results)
+
+    return distributed
+
+
 def _split_cpu(count):
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * count)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from dit_tf.runtime.distribution import is_tpu
+from dit_tf.runtime.distribution import is_tpu, on_replicas
 from dit_tf.runtime.seeds import RowSeeds, Stream
 from dit_tf.samplers import guidance
 from dit_tf.samplers.solvers import Work, make_solver
@@ -80,37 +80,15 @@ class ImageSampler:
         return guidance.guide(model, labels, self._null_label, scale, self.options.guided_channels, active)
 
 
-def on_replicas(function, strategy):
-    """A tf.function (shared, *tensors) as one of whole batches: the rows of tensors are shared out in order over the
-    replicas of a strategy, scalars and what is in `shared` go to each, and every result has rows."""
-
-    def share(x):
-        if not x.shape.rank:
-            return x
-        parts = tf.split(x, strategy.num_replicas_in_sync)
-        return strategy.experimental_distribute_values_from_function(lambda c: parts[c.replica_id_in_sync_group])
-
-    def distributed(shared, *tensors):
-        results = strategy.run(function, args=(shared, *(share(x) for x in tensors)))
-        return tf.nest.map_structure(lambda x: tf.concat(strategy.experimental_local_results(x), axis=0), results)
-
-    return distributed
-
-
-def in_batches(sample, params, labels, seed, batch_size):
-    """Yields (labels, `Drawn` in NumPy) until all labels (N,) have their image, in calls of one static batch size.
+def in_batches(sample, params, labels, seed, batch_size, first=0):
+    """Yields (labels, `Drawn` in NumPy) until all labels (N,) from image `first` on have their image, in calls of one
+    static batch size.
 
     The last batch is filled up with rows that are thrown away, so that one compilation serves them all.
     """
-    for first in range(0, len(labels), batch_size):
-        rows = np.arange(first, first + batch_size, dtype=np.int32)
-        padded = np.resize(labels[first : first + batch_size], batch_size).astype(np.int32)
+    for begin in range(first, len(labels), batch_size):
+        rows = np.arange(begin, begin + batch_size, dtype=np.int32)
+        padded = np.resize(labels[begin : begin + batch_size], batch_size).astype(np.int32)
         drawn = sample(params, tf.constant(padded), tf.constant(seed, tf.int64), tf.constant(rows))
-        count = min(batch_size, len(labels) - first)
-        yield labels[first : first + count], tf.nest.map_structure(lambda x, count=count: x.numpy()[:count], drawn)
-
-
-def random_labels(seed, count, num_classes):
-    """(N,) int64: the uniform label of image i, a function of (seed, i), as the paper's 50,000 samples have."""
-    rows = tf.range(count, dtype=tf.int32)
-    return RowSeeds(tf.constant(seed, tf.int64), rows).integers(Stream.LABEL, num_classes).numpy().astype(np.int64)
+        count = min(batch_size, len(labels) - begin)
+        yield labels[begin : begin + count], tf.nest.map_structure(lambda x, count=count: x.numpy()[:count], drawn)

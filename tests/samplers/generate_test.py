@@ -5,12 +5,12 @@ import re
 
 import numpy as np
 import pytest
-import scipy.stats
 import tensorflow as tf
 
 from dit_tf.diffusion.gaussian_diffusion import GaussianDiffusion
 from dit_tf.models.codec import PixelCodec
-from dit_tf.samplers.generate import ImageSampler, in_batches, on_replicas, random_labels
+from dit_tf.runtime.distribution import on_replicas
+from dit_tf.samplers.generate import ImageSampler, in_batches
 from dit_tf.samplers.options import SamplerOptions
 from dit_tf.transport.transport import Transport
 
@@ -249,15 +249,6 @@ def test_compiled_it_is_one_loop_of_known_length_and_static_shapes(params, optio
     assert re.findall(r" while\(.*known_trip_count\":\{\"n\":\"(\d+)\"", hlo) == [str(_STEPS)]
     assert len(re.findall(r" while\(", hlo)) == 1
     assert not re.search(r"\[[\d,]*<=\d+|\b(infeed|outfeed|send|recv)\(|rng", hlo)  # dynamic shapes, host, randomness
-
-
-def test_random_labels_are_a_function_of_seed_and_index():
-    labels = random_labels(3, 1000, 7)
-    assert labels.dtype == np.int64
-    np.testing.assert_array_equal(random_labels(3, 10, 7), labels[:10])
-    assert (random_labels(4, 1000, 7) != labels).mean() > 0.7  # 6/7 expected
-    assert scipy.stats.chisquare(np.bincount(labels, minlength=7)).pvalue > 1e-3
-
 
 @pytest.mark.parametrize(
     "arguments, message",

@@ -1,0 +1,3 @@
+"""Images -> the features that they are compared by."""
+
+FEATURES = ("inception", "pixels")

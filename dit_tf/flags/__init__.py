@@ -1,0 +1,22 @@
+"""The flags of every command: `python -m dit_tf.flags` prints docs/flags.md.
+
+A command defines its flags when it runs as a program, and hands main() their parsed values, so that importing an entry
+defines nothing.
+"""
+
+from dit_tf.flags.command_line import FLAGS, resolved, run
+from dit_tf.flags.commands import (
+    COMMANDS,
+    define_convert,
+    define_encode,
+    define_evaluate,
+    define_sample,
+    define_score_digits,
+    define_train,
+)
+from dit_tf.flags.documentation import documentation
+
+__all__ = [
+    "COMMANDS", "FLAGS", "define_convert", "define_encode", "define_evaluate", "define_sample", "define_score_digits",
+    "define_train", "documentation", "resolved", "run",
+]  # fmt: skip

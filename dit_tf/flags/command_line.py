@@ -1,0 +1,48 @@
+"""A command's flags, parsed, and how its bad input and interruptions end."""
+
+import logging as standard_logging
+import os
+import sys
+
+from absl import app, flags, logging
+
+FLAGS = flags.FLAGS
+
+
+def run(main, define, resumes=True):
+    """Parse the command line and call main(options). Bad input ends in one sentence and exit code 1.
+
+    resumes: whether the same command, after an interruption, goes on where it stopped.
+    """
+    define(FLAGS)
+    app.run(lambda argv: _guarded(main, argv, resumes))
+
+
+def _quieten_libraries():
+    """Leave stderr to our own warnings and the progress bar, unless --verbosity asks for more."""
+    if not FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.ERROR)
+        standard_logging.getLogger("tensorflow").setLevel("ERROR")
+        standard_logging.getLogger("dit_tf").setLevel("WARNING")
+
+
+def _guarded(main, argv, resumes):
+    _quieten_libraries()
+    command = f"dit_tf.{os.path.splitext(os.path.basename(argv[0]))[0]}"
+    try:
+        if argv[1:]:
+            raise ValueError(f"Every argument must be a flag, --name=value, got {argv[1]!r}.")
+        main(FLAGS)
+    except ValueError as error:
+        logging.debug("Where it was raised:", exc_info=True)  # shown with --verbosity=1
+        sys.exit(f"{command}: {error}")
+    except KeyboardInterrupt:
+        consequence = "the same command goes on where it stopped" if resumes else "nothing was written"
+        print(f"\n{command}: interrupted; {consequence}.", file=sys.stderr)
+        sys.exit(130)
+
+
+def resolved(options):
+    """The text of a flag file that repeats this run."""
+    mine = [options[name] for name in options if options.find_module_defining_flag(name).startswith(__package__)]
+    return "".join(f"{flag.serialize()}\n" for flag in mine if flag.value is not None)

@@ -1,0 +1,162 @@
+"""What each command takes."""
+
+from dit_tf.config import OBJECTIVES, PRECISIONS, RunConfig
+from dit_tf.data.latent_spec import MOMENTS_DTYPES
+from dit_tf.evaluation.precision_recall import DTYPES
+from dit_tf.flags.groups import (
+    Definer,
+    define_crop,
+    define_data,
+    define_data_dir,
+    define_devices,
+    define_features,
+    define_labels,
+    define_model,
+    define_sampler,
+)
+from dit_tf.models.dit import BLOCKS
+from dit_tf.pretrained.published import DOWNLOADS, PUBLISHED
+from dit_tf.samplers.options import SamplerOptions
+from dit_tf.transport.paths import PATHS, PREDICTIONS
+from dit_tf.transport.transport import LOSS_WEIGHTS, TIME_DISTRIBUTIONS
+
+
+def define_train(values):
+    """How a model is trained. The defaults are the paper's recipe (section 4) for the smallest useful model."""
+    define, c = Definer(values), RunConfig()
+    define.string("workdir", None, "Where checkpoints, metrics and pictures go; default runs/DATASET-MODEL.")
+    define_data(define, c)
+    define.bool("unconditional", False, "Train without classes.")
+    define.string("vae", None, "Autoencoder: train on its latents. With --dataset=latents:DIR it draws the pictures.")
+    define.string("init_from", None, "Begin with the weights of a .keras file or work directory (fine-tuning).")
+    define.string("model", c.model, "DiT-{XL,L,B,S}/{2,4,8}, DiT-{Xs,Ti,Na,Mi}/{1,2,4} or DiT-WIDTHxDEPTHxHEADS/PATCH.")
+    define.string("block", c.block, f"Block design: {', '.join(BLOCKS)}.")
+    define.float("class_dropout_prob", c.class_dropout_prob, "Label dropout; 0: no null class, no guidance.")
+    define.bool("learn_sigma", None, "Predict the covariance as well as the noise; default: with --objective=ddpm.")
+    define.string("precision", c.precision, f"Of products: {', '.join(PRECISIONS)} (a TPU rounds both to bfloat16).")
+    define.string("objective", c.objective, f"Training objective: {', '.join(OBJECTIVES)} (DiT, SiT).")
+    define.string("path", c.path, f"Of flow, from noise to data: {', '.join(PATHS)}.")
+    define.string("prediction", c.prediction, f"What a flow model gives: {', '.join(PREDICTIONS)}.")
+    define.string("loss_weight", c.loss_weight, f"Of score and noise predictions: {', '.join(LOSS_WEIGHTS)}.")
+    define.string("time_distribution", c.time_distribution, f"Of training times: {', '.join(TIME_DISTRIBUTIONS)}.")
+    define.integer("global_batch_size", c.global_batch_size, "Examples per step over all replicas.")
+    define.float("learning_rate", c.learning_rate, "AdamW's, constant.")
+    define.float("weight_decay", c.weight_decay, "AdamW's, decoupled.")
+    define.float("ema_decay", c.ema_decay, "Of the averaged weights that are sampled from.")
+    define.integer("seed", c.seed, "Of weights, data order and noise.")
+    define.integer("train_steps", 400_000, "The step to stop at; a resumed run counts from where it was.")
+    define.integer("checkpoint_every", 1000, "Steps between checkpoints.")
+    define.integer("keep_checkpoints", 3, "How many of the newest checkpoints stay.")
+    define.integer("log_every", 100, "Steps between lines of metrics.jsonl.")
+    define.integer("sample_every", 5000, "Steps between pictures of samples; 0: none.")
+    define.integer("eval_every", 0, "Steps between evaluations of the averaged weights; 0: none.")
+    define.integer("eval_samples", 10_000, "Images that an evaluation draws, with random labels.")
+    define.integer("eval_num_steps", None, "Steps of the sampler, as of sample; default: the sampler's.")
+    define.float("eval_cfg_scale", 1.0, "Guidance while evaluating.")
+    define.string("reference", None, "Of evaluations, as of evaluate; default: the images of the training split.")
+    define_features(define)
+    define.integer("steps_per_execution", 50, "Steps per call of the compiled function.")
+    define.bool("xla", True, "Compile the step with XLA (always on a TPU).")
+    define_devices(define)
+
+
+def define_sample(values):
+    """How images are drawn from a trained model. An interrupted run goes on."""
+    define, o = Definer(values), SamplerOptions()
+    define_model(define)
+    define.list("labels", None, "Classes by number, name or id, e.g. 207,daisy,n01440764; image i gets label i, round.")
+    define_labels(define)
+    define.integer("num_samples", None, "How many; default: one per label. Without --labels they are random.")
+    define_sampler(define)
+    define.float("atol", o.atol, "Absolute tolerance of --solver=dopri5, per image.")
+    define.float("rtol", o.rtol, "Relative tolerance of --solver=dopri5.")
+    define.integer("seed", 0, "Image i depends on (seed, i) and its label alone.")
+    define.integer("batch_size", 100, "Images per call of the compiled sampler; changes no image.")
+    define.string("output", "samples.png", "A .png grid, or an .npz as ADM's evaluator reads it.")
+    define_devices(define)
+
+
+def define_evaluate(values):
+    """How good a model, or a set of images, is: FID, sFID, Inception Score, precision and recall as ADM's evaluator has
+    them, of --samples or of images drawn from the model, against --reference. --make_reference: makes such a file of
+    --dataset. --likelihood: bits per dimension of --dataset given its labels, as a bound over all timesteps (DDPM) or
+    through the probability flow (flow matching). An interrupted evaluation goes on."""
+    define, c = Definer(values), RunConfig()
+    images = "an .npz, a folder of PNG files, or a data set: digits, a TensorFlow Datasets name, folder:DIR"
+    define.string("reference", None, f"What samples are compared with: {images}.")
+    define.string("samples", None, f"What is scored: {images}. Default: images drawn from the model.")
+    define_features(define)
+    define.string("precision_recall_dtype", DTYPES[0], f"Of their distances: {', '.join(DTYPES)} (ADM's is the first).")
+    define.bool("allow_few_samples", False, "Score fewer images than there are features (2048) all the same.")
+    define.bool("make_reference", False, "Write --output=FILE.npz of --dataset, as ADM's evaluator reads it.")
+    define.bool("likelihood", False, "Bits per dimension instead.")
+    define_model(define)
+    define.integer("num_samples", 50_000, "Images drawn from the model.")
+    define_labels(define)
+    define_sampler(define)
+    define_data_dir(define)
+    define.string("dataset", None, "Of --make_reference and --likelihood; default: the training's.")
+    define.string("split", "test", "Of --dataset.")
+    define.string("reference_split", "train", "Where --reference is a data set.")
+    define.string("samples_split", "test", "Where --samples is a data set.")
+    define.integer("image_size", None, "Side in pixels of data sets; default: the model's, or their own.")
+    define_crop(define, c)
+    define.integer("num_examples", None, "Only the first so many images of --dataset; default: the whole split.")
+    define.float("atol", None, "Absolute tolerance of dopri5; default: 1e-6 of the sampler, 1e-5 of the likelihood.")
+    define.float("rtol", None, "Relative tolerance of dopri5; default: 1e-3 of the sampler, 1e-5 of the likelihood.")
+    define.integer("seed", 0, "Image i depends on (seed, i) and its label; so does the likelihood's noise.")
+    define.integer("batch_size", 100, "Images per call of the compiled programs, over all replicas.")
+    define.string("output", "metrics.json", "Where the numbers go.")
+    define_devices(define)
+
+
+def define_encode(values):
+    """How images become latents on disk, which train reads as --dataset=latents:DIR. An interrupted run goes on."""
+    define, c = Definer(values), RunConfig()
+    define.string("vae", None, "Autoencoder: what convert wrote, a published file, or a published name.")
+    define.string("output", None, "Directory that the latents go to.")
+    define_data(define, c)
+    define.string("precision", c.precision, f"Of products: {', '.join(PRECISIONS)} (a TPU rounds both to bfloat16).")
+    define.string("moments_dtype", "bfloat16", f"What is stored: {', '.join(MOMENTS_DTYPES)}.")
+    define.integer("examples_per_shard", 1024, "Images per file; what a killed run loses at most.")
+    define.integer("batch_size", 32, "Images per call of the compiled encoder, over all replicas.")
+    define_devices(define)
+
+
+def define_convert(values):
+    """Published weights of DiT, SiT and Stable Diffusion's autoencoder as .keras files, and models as DiT's .pt. What
+    the weights' shapes do not tell is asked for by name."""
+    define = Definer(values)
+    define.string("source", None, f"A file, a directory (diffusers; work directory), or {', '.join(PUBLISHED)}.")
+    define.string("output", None, "A .keras file; of a model of dit_tf's own, a .pt file. It is replaced.")
+    define.integer("num_heads", None, "Attention heads, where the width is not that of a published size.")
+    define.integer("num_classes", None, "Classes, without the null class; where the label table leaves it open.")
+    define.integer("input_size", None, "Side of the input, in latents or pixels, where the file has no position table.")
+    define.string(
+        "objective", None, f"{' or '.join(OBJECTIVES)}, what it was trained for; default: a published name's, or ddpm."
+    )
+    define.string("path", None, f"Of --objective=flow: {', '.join(PATHS)}; default: the first.")
+    define.string("prediction", None, f"Of --objective=flow: {', '.join(PREDICTIONS)}; default: the first.")
+    define.bool("ema", True, "Of a training checkpoint, the averaged weights rather than the raw ones.")
+    define.string("sha256", None, "What the source's SHA-256 must be.")
+    define.string("download_dir", DOWNLOADS, "Where published files are downloaded to.")
+
+
+def define_score_digits(values):
+    """How close samples of digits are to real ones."""
+    define = Definer(values)
+    define.string("samples", None, "npz of guided samples: arr_0 uint8 NHWC, arr_1 labels.")
+    define.string("unguided_samples", None, "npz of samples drawn without guidance.")
+    define.string("data_dir", None, "Where prepared data sets lie; default: TensorFlow Datasets' own.")
+    define.float("train_seconds", None, "How long training took; passed on.")
+    define.float("start_time", None, "Unix seconds that total_seconds counts from.")
+
+
+COMMANDS = {
+    "train": define_train,
+    "sample": define_sample,
+    "evaluate": define_evaluate,
+    "encode": define_encode,
+    "convert": define_convert,
+    "score_digits": define_score_digits,
+}

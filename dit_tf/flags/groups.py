@@ -1,0 +1,79 @@
+"""Flags that several commands have."""
+
+import functools
+
+from absl import flags
+
+from dit_tf.config import CROPS
+from dit_tf.evaluation.extractor import FEATURES
+from dit_tf.runtime.distribution import STRATEGIES
+from dit_tf.samplers.labels import LABEL_POLICIES
+from dit_tf.samplers.options import DEFAULT_STEPS, SAMPLERS, SOLVERS_OF, SamplerOptions
+from dit_tf.samplers.sde import DIFFUSIONS, LAST_STEPS
+
+
+class Definer:
+    """absl's DEFINE_* into one set of flags."""
+
+    def __init__(self, values):
+        for kind in ("string", "integer", "float", "bool", "list"):
+            setattr(self, kind, functools.partial(getattr(flags, f"DEFINE_{kind}"), flag_values=values))
+
+
+def define_data(define, c):
+    define.string("dataset", c.dataset, "digits, a TensorFlow Datasets name, folder:DIR, or latents:DIR (of encode).")
+    define_data_dir(define)
+    define.string("split", c.split, "Split to read.")
+    define.integer("image_size", None, "Side in pixels; default: the data set's own, or 256.")
+    define_crop(define, c)
+    define.bool("horizontal_flip", None, "Mirror half of the images; default: not for written characters.")
+
+
+def define_data_dir(define):
+    define.string("data_dir", None, "Where prepared data sets lie; default: TensorFlow Datasets' own.")
+
+
+def define_crop(define, c):
+    define.string("crop", c.crop, f"ADM's centre crop: {', '.join(CROPS)} (to the bit PIL's, and slower).")
+
+
+def define_model(define):
+    define.string("workdir", None, "Work directory of a training; its newest averaged weights are used.")
+    define.string("weights", None, "A .keras file instead of a work directory.")
+    define.string("vae", None, "Autoencoder, for a model of latents: what convert wrote, a published file or name.")
+
+
+def define_sampler(define):
+    o = SamplerOptions()
+    define.string("sampler", None, f"One of {', '.join(SAMPLERS)}; default: ddpm, of a flow model ode.")
+    steps = ", ".join(f"{name} {count}" for name, count in DEFAULT_STEPS.items())
+    define.integer("num_steps", None, f"Steps of the sampler; default: {steps}.")
+    solvers = "; ".join(f"{name}: {', '.join(solvers)}" for name, solvers in SOLVERS_OF.items())
+    define.string("solver", None, f"Of ode and sde, the first is the default. {solvers}.")
+    define.float("eta", o.eta, "DDIM's noise, 0 to 1.")
+    define.string("diffusion", o.diffusion, f"Coefficient w(t) of sde: {', '.join(DIFFUSIONS)}.")
+    define.float("diffusion_norm", o.diffusion_norm, "Scale of w(t).")
+    define.float("diffusion_eta", o.diffusion_eta, "What kl_eta pays for w(t), in units of the model's loss.")
+    define.string("last_step", o.last_step, f"Of sde, without noise: {', '.join(LAST_STEPS)}.")
+    define.float("last_step_size", o.last_step_size, "Its length; the whole way is 1.")
+    define.float("timestep_shift", o.timestep_shift, "Above 1: more of the steps near noise.")
+    define.float("cfg_scale", o.cfg_scale, "Classifier-free guidance; 1: none.")
+    define.integer("guided_channels", None, "Guide the first so many channels; default: 3 of latents, else all.")
+    define.list("guidance_interval", "0,1", "Guide between these places only; noise is 0, data 1.")
+
+
+def define_labels(define):
+    default, other = LABEL_POLICIES
+    define.string("label_policy", default, f"Labels that are not given: {default}, {other} (every class as often).")
+
+
+def define_features(define):
+    define.string("features", FEATURES[0], f"What images are compared by: {', '.join(FEATURES)} (small images).")
+    define.string("inception", None, "classify_image_graph_def.pb; default: the published one, fetched once.")
+    define.integer("num_reference_images", None, "Of the reference, for precision and recall; default: all.")
+
+
+def define_devices(define):
+    define.string("strategy", "auto", f"One of {', '.join(STRATEGIES)}.")
+    define.string("tpu", None, "Name of a TPU, or local on a TPU VM.")
+    define.integer("logical_cpus", 0, "Split the CPU into so many devices, to try replicas without hardware.")
