@@ -94,7 +94,7 @@ def main(options):
     digits = open_dataset("digits")
     (train, train_labels), (test, test_labels) = (score_digits.real_features(digits, s) for s in ("train", "test"))
     judge, real = train_classifier(train, train_labels), np.concatenate([train, test])
-    held_out, halves = class_agreement(judge, test, test_labels), score_digits.frechet(real[::2], real[1::2])
+    held_out, halves = class_agreement(judge, test, test_labels), score_digits.frechet_pixels(real[1::2], real[::2])
     key = dict(num_samples=options.num_samples, cfg_scale=options.cfg_scale, recipe=open(RECIPE).read())
     results = PartialResults(os.path.join(options.workdir, "results.jsonl"), key)
     wanted = [(row, seed) for seed in options.seeds for row in ROWS if row.every_seed or seed == options.seeds[0]]
@@ -111,7 +111,7 @@ def main(options):
             name=row.name,
             seed=seed,
             class_agreement=class_agreement(judge, features, labels),
-            frechet_pixels=score_digits.frechet(features, real),
+            frechet_pixels=score_digits.frechet_pixels(real, features),
         )
         results.append(record)
         print(record, flush=True)

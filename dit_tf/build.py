@@ -14,12 +14,15 @@ from dit_tf.data.class_names import ClassTable, numbered
 from dit_tf.diffusion import likelihood as variational
 from dit_tf.diffusion.gaussian_diffusion import GaussianDiffusion
 from dit_tf.diffusion.schedules import linear_betas
+from dit_tf.evaluation import inception
+from dit_tf.evaluation.extractor import FEATURES, InceptionExtractor, PixelExtractor
 from dit_tf.models.autoencoder_kl import SCALING_FACTOR, AutoencoderKL
-from dit_tf.models.codec import PixelCodec, VaeCodec, tensors
+from dit_tf.models.codec import PixelCodec, VaeCodec, scale_pixels, tensors
 from dit_tf.models.costs import call_with
 from dit_tf.models.dit import DiT, size_of
 from dit_tf.pretrained import vae_map
-from dit_tf.pretrained.published import PUBLISHED, fetch_published
+from dit_tf.pretrained.download import download
+from dit_tf.pretrained.published import DOWNLOADS, PUBLISHED, fetch_published
 from dit_tf.pretrained.weight_files import naming, read_weight_file
 from dit_tf.runtime import model_file
 from dit_tf.runtime.checkpoint import Checkpoints
@@ -130,6 +133,24 @@ def make_likelihood(config, model, strategy=None, vae=None, *, num_steps=None, s
 
     function = tf.function(bits, jit_compile=not is_tpu(strategy), autograph=False)
     return function if strategy is None else on_replicas(function, strategy)
+
+
+def make_extractor(features, inception_file, shape, batch_size, strategy):
+    """The features that images (H, W, C) are compared by. inception_file: of --features=inception; None: fetched."""
+    if features not in FEATURES:
+        raise ValueError(f"--features must be one of {', '.join(FEATURES)}, got {features!r}.")
+    if features == "pixels":
+        if inception_file is not None:
+            raise ValueError(f"--inception goes with --features=inception, got --inception={inception_file}.")
+        return PixelExtractor(shape, batch_size, scale_pixels)
+    if shape is not None and shape[-1] != 3:
+        raise ValueError(f"--features=inception needs images of 3 channels, got {shape[-1]}: take --features=pixels.")
+    if inception_file is None:
+        path = os.path.join(os.path.expanduser(DOWNLOADS), os.path.basename(inception.ADDRESS))
+        inception_file = download(inception.ADDRESS, path)
+    with strategy.scope():
+        network = inception.load_inception(inception_file)
+    return InceptionExtractor(network, batch_size, strategy)
 
 
 def weights_of(model):

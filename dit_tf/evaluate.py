@@ -1,145 +1,32 @@
-"""How good a trained model is:
+"""How good a model, or a set of images, is:
 
-    python -m dit_tf.evaluate --workdir=runs/digits --likelihood --output=metrics.json
+    python -m dit_tf.evaluate --reference=VIRTUAL_imagenet256_labeled.npz --samples=samples.npz --output=metrics.json
+    python -m dit_tf.evaluate --reference=digits --workdir=runs/digits --num_samples=5000 --features=pixels
+    python -m dit_tf.evaluate --make_reference --dataset=folder:photos --image_size=256 --output=photos.npz
+    python -m dit_tf.evaluate --workdir=runs/digits --likelihood
+
+The same command again, after an interruption, goes on where it stopped.
 """
 
-import json
-import math
-
-import numpy as np
-import tensorflow as tf
-import tqdm
-
-import dit_tf
-from dit_tf import build, flags
-from dit_tf.data.class_names import UNLABELLED
-from dit_tf.data.pipeline import examples_in_order, open_dataset
-from dit_tf.runtime.distribution import check_batch, make_strategy
-from dit_tf.runtime.image_files import replace_file
-from dit_tf.runtime.partial_results import PartialResults
-from dit_tf.samplers.likelihood import SOLVERS
-from dit_tf.samplers.options import DEFAULT_STEPS
+from dit_tf import flags
+from dit_tf.evaluate_likelihood import evaluate_likelihood
+from dit_tf.evaluate_samples import evaluate_samples
+from dit_tf.make_reference import make_reference
 
 
 def main(options):
-    if bool(options.workdir) == bool(options.weights):
-        raise ValueError("Exactly one of --workdir and --weights must be given.")
-    if not options.likelihood:
-        raise ValueError("--likelihood must be given: it is what this version evaluates.")
-    if not options.output.endswith(".json"):
-        raise ValueError(f"--output must end in .json, got {options.output!r}.")
-    path = options.workdir or options.weights
-    config = build.load_config(path)
-    method = likelihood_method(options, config)
-    strategy = make_strategy(options.strategy, options.tpu, options.logical_cpus)
-    check_batch("--batch_size", options.batch_size, strategy)
-    dataset = options.dataset or config.dataset
-    source = open_dataset(dataset, options.data_dir, unlabelled=build.load_classes(path) == UNLABELLED)
-    spec = source.spec(options.split)
-    check_classes(dataset, spec, config)
-    count = num_examples(options, spec.num_examples)
-    vae = load_vae(options, config, spec)
-    model = build.load_model(path)
-    likelihood = build.make_likelihood(config, model, strategy, vae, **method)
-
-    provenance = dict(
-        dit_tf=dit_tf.__version__, tensorflow=tf.__version__, model=path, objective=config.objective, **method,
-        dataset=dataset, split=options.split, num_examples=count, seed=options.seed,
-    )  # fmt: skip
-    params = build.weights_of(model)
-    digest = build.weights_digest(params)
-    shared = params, build.encoder_of(vae)
-    partial = PartialResults(options.output + ".partial", dict(provenance, weights=digest, batch=options.batch_size))
-    done = len(partial.batches) * options.batch_size
-    kind = dict(image_size=config.image_size, crop=config.crop)
-    batches = examples_in_order(source, options.split, batch_size=options.batch_size, first=done, **kind)
-    with tqdm.tqdm(total=count, initial=min(done, count), unit="image", desc="likelihood", dynamic_ncols=True) as bar:
-        for first, (batch, labels, _) in zip(range(done, count, options.batch_size), batches):
-            wanted = min(len(batch), count - first)
-            partial.append(evaluated(likelihood, shared, batch, labels, options, first, wanted))
-            bar.update(wanted)
-    write_metrics(options.output, partial.batches, dict(provenance, weights_sha256=digest))
-    partial.remove()
-
-
-def likelihood_method(options, config):
-    """The arguments of `build.make_likelihood`; ValueError where they do not fit the model."""
-    if config.objective == "ddpm":
-        if options.solver is not None:
-            raise ValueError(f"--solver goes with models trained with --objective=flow, got {options.solver!r}.")
-        steps = config.num_timesteps if options.num_steps is None else options.num_steps
-        if not 1 <= steps <= config.num_timesteps:
-            raise ValueError(f"--num_steps must be from 1 to {config.num_timesteps}, got {steps}.")
-        return dict(num_steps=steps)
-    solver = options.solver or SOLVERS[0]
-    if solver not in SOLVERS:
-        raise ValueError(f"--solver must be one of {', '.join(SOLVERS)}, got {solver!r}.")
-    if solver != "dopri5":
-        steps = DEFAULT_STEPS["ode"] if options.num_steps is None else options.num_steps
-        if steps < 1:
-            raise ValueError(f"--num_steps must be at least 1, got {steps}.")
-        return dict(solver=solver, num_steps=steps)
-    if options.num_steps is not None:
-        raise ValueError(f"--num_steps goes with --solver=heun or euler; dopri5 chooses, got {options.num_steps}.")
-    if not (options.atol > 0 and options.rtol > 0):
-        raise ValueError(f"--atol and --rtol must be positive, got {options.atol} and {options.rtol}.")
-    return dict(solver=solver, atol=options.atol, rtol=options.rtol)
-
-
-def check_classes(dataset, spec, config):
-    if spec.num_classes != config.num_classes:
-        raise ValueError(
-            f"--dataset={dataset} has {spec.num_classes} classes, the model has {config.num_classes}."
-        )
-
-
-def load_vae(options, config, spec):
-    """The autoencoder that images go through before the model sees them; None for stored latents and for pixels."""
-    if spec.vae_sha256 and config.codec == "pixels":
-        raise ValueError("--dataset has latents, and the model works on pixels: give a data set of images.")
-    if spec.vae_sha256 and config.vae_sha256 not in ("", spec.vae_sha256):
-        raise ValueError("--dataset has latents of another autoencoder than the model's: give one of the same.")
-    if spec.vae_sha256 or config.codec == "pixels":
-        return None
-    if not options.vae:
-        raise ValueError("--vae must be given: the model works on latents, and the data set has images.")
-    return build.load_vae(options.vae, config.precision, config.vae_sha256)
-
-
-def num_examples(options, available):
-    if options.num_examples is None:
-        return available
-    if not 1 <= options.num_examples <= available:
-        raise ValueError(f"--num_examples must be from 1 to {available}, got {options.num_examples}.")
-    return options.num_examples
-
-
-def evaluated(likelihood, shared, examples, labels, options, first, wanted):
-    """{"bits_per_dim", "evaluations"} of the first `wanted` images of a batch, filled up to its static size."""
-    size = options.batch_size
-    fill = np.arange(size) % len(examples)
-    bits, evaluations, finished = likelihood(
-        shared, tf.constant(examples[fill]), tf.constant(labels[fill], tf.int32), tf.constant(options.seed, tf.int64),
-        tf.range(first, first + size),
-    )  # fmt: skip
-    if not finished.numpy()[:wanted].all():
-        raise ValueError(
-            "--solver=dopri5 did not reach the end: its steps became too many or too small; raise --atol and --rtol, "
-            "or take --solver=heun."
-        )
-    return {"bits_per_dim": bits.numpy()[:wanted].tolist(), "evaluations": evaluations.numpy()[:wanted].tolist()}
-
-
-def write_metrics(path, batches, provenance):
-    bits = np.concatenate([batch["bits_per_dim"] for batch in batches])
-    evaluations = np.concatenate([batch["evaluations"] for batch in batches])
-    error = float(bits.std(ddof=1) / math.sqrt(len(bits))) if len(bits) > 1 else None
-    provenance = dict(provenance, function_evaluations=float(evaluations.mean()))
-    metrics = dict(bits_per_dim=float(bits.mean()), bits_per_dim_standard_error=error, provenance=provenance)
-    replace_file(path, (json.dumps(metrics, indent=1) + "\n").encode())
-    print(f"{len(bits)} images, {evaluations.mean():.1f} function evaluations per image")
-    spread = f" +- {error:.4f} (standard error)" if error else ""
-    print(f"bits per dimension {bits.mean():.4f}{spread}: {path}")
+    if options.likelihood and options.make_reference:
+        raise ValueError("--likelihood and --make_reference are two evaluations: give one of them.")
+    ending = ".npz" if options.make_reference else ".json"
+    if not options.output.endswith(ending):
+        kind = " of --make_reference" if options.make_reference else ""
+        raise ValueError(f"--output{kind} must end in {ending}, got {options.output!r}.")
+    if options.make_reference:
+        make_reference(options)
+    elif options.likelihood:
+        evaluate_likelihood(options)
+    else:
+        evaluate_samples(options)
 
 
 if __name__ == "__main__":

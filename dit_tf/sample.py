@@ -3,94 +3,112 @@
     python -m dit_tf.sample --workdir=runs/digits --labels=3,1,4 --cfg_scale=1.5 --output=grid.png
     python -m dit_tf.sample --workdir=runs/digits --num_samples=50000 --output=samples.npz
     python -m dit_tf.sample --weights=dit.keras --vae=vae.keras --labels="golden retriever",n02099601 --cfg_scale=4
+
+Images go to the disk as they are drawn. The same command again, after an interruption, goes on where it stopped.
 """
 
+import contextlib
 import dataclasses
+import json
+import os
 
 import numpy as np
-import tensorflow as tf
 import tqdm
 
+import dit_tf
 from dit_tf import build, flags
 from dit_tf.runtime.distribution import check_batch, make_strategy
-from dit_tf.runtime.image_files import write_grid, write_npz
-from dit_tf.samplers.generate import in_batches
-from dit_tf.samplers.labels import random_labels
+from dit_tf.runtime.image_files import write_grid
+from dit_tf.runtime.npz_writer import PartialArray
+from dit_tf.samplers.drawn_images import DrawnImages
+from dit_tf.samplers.labels import LABEL_POLICIES
 from dit_tf.samplers.options import SamplerOptions
 
 
 def main(options):
-    if bool(options.workdir) == bool(options.weights):
-        raise ValueError("Exactly one of --workdir and --weights must be given.")
-    if not options.output.endswith((".png", ".npz")):
-        raise ValueError(f"--output must end in .png or .npz, got {options.output!r}.")
+    if not options.output.endswith((".png", ".npz")) or os.path.isdir(options.output):
+        raise ValueError(f"--output must be a file that ends in .png or .npz, got {options.output!r}.")
     strategy = make_strategy(options.strategy, options.tpu, options.logical_cpus)
     check_batch("--batch_size", options.batch_size, strategy)
-    path = options.workdir or options.weights
-    config = build.load_config(path)
-    asked = sampler_options(options)
-    classes = build.load_classes(path)
-    labels = requested_labels(options, classes)
+    drawn = drawn_images(options, strategy, options.labels)
+    replicas = strategy.num_replicas_in_sync
+    batch_size = min(options.batch_size, -(-drawn.count // replicas) * replicas)
+    with writing(options.output):
+        rows = PartialArray(options.output, drawn.provenance(), (drawn.count, *drawn.shape))
+
+    print(plan(drawn.sampler))
+    if rows.count:
+        print(f"{rows.count} of {drawn.count} images are there already: going on behind them")
+    bar = tqdm.tqdm(total=drawn.count, initial=rows.count, unit="image", desc="sampling", dynamic_ncols=True)
+    with bar:
+        for images, work in drawn.draws(batch_size, first=rows.count):
+            with writing(options.output):
+                rows.append(images, note=cost(work, drawn.sampler))
+            bar.update(len(images))
+    if drawn.sampler.solver.evaluations is None:
+        print(report(rows.notes))
+    with writing(options.output):
+        if options.output.endswith(".png"):
+            draw_grid(options, drawn, rows)
+        else:
+            told = np.frombuffer(json.dumps(drawn.provenance()).encode(), np.uint8)
+            rows.finish(drawn.labels(), provenance=told)
+    print(f"{drawn.count} images: {options.output}")
+
+
+def drawn_images(options, strategy, labels):
+    """The images that the flags ask for, as a set. labels: texts, or None for those of --label_policy. ValueError where
+    the flags do not go together or do not fit the model."""
+    path = model_path(options)
+    config, asked = build.load_config(path), sampler_options(options)
+    labels, policy = requested_labels(options, labels, build.load_classes(path))
     vae = load_vae(options, config)
     model = build.load_model(path)
-    sampler = build.make_sampler(config, model, asked, strategy, vae)
+    sampler, params = build.make_sampler(config, model, asked, strategy, vae), build.weights_of(model)
+    facts = dict(
+        dit_tf=dit_tf.__version__,
+        model=path,
+        weights_sha256=build.weights_digest(params),
+        vae_sha256=None if vae is None else build.weights_digest(vae.by_name.values()),  # the decoder too
+        objective=config.objective,
+        label_policy=policy,
+    )
+    return DrawnImages(sampler, params, labels, options.seed, facts)
 
-    replicas = strategy.num_replicas_in_sync
-    batch_size = min(options.batch_size, -(-len(labels) // replicas) * replicas)
-    batches = []
-    print(plan(sampler))
-    with tqdm.tqdm(total=len(labels), unit="image", desc="sampling", dynamic_ncols=True) as bar:
-        for _, batch in in_batches(sampler, build.weights_of(model), labels, options.seed, batch_size):
-            check_finished(batch.work)
-            batches.append(batch)
-            bar.update(len(batch.images))
-    images, work = tf.nest.map_structure(lambda *parts: np.concatenate(parts), *batches)
-    if sampler.solver.evaluations is None:
-        print(report(work))
-    if options.output.endswith(".png"):
-        captions = [classes.caption(label) for label in labels]
-        write_grid(options.output, images, captions, columns=len(options.labels) if options.labels else None)
-    else:
-        write_npz(options.output, images, labels)
-    print(f"{len(images)} images: {options.output}")
+
+def model_path(options):
+    if bool(options.workdir) == bool(options.weights):
+        raise ValueError("Exactly one of --workdir and --weights must be given.")
+    return options.workdir or options.weights
 
 
 def sampler_options(options):
-    """The sampler's flags as a record."""
-    fields = {f.name: getattr(options, f.name) for f in dataclasses.fields(SamplerOptions)}
+    """The sampler's flags as a record; --atol and --rtol may be None, for its defaults."""
+    given = {f.name: getattr(options, f.name) for f in dataclasses.fields(SamplerOptions)}
+    given = {name: value for name, value in given.items() if value is not None}
     try:
         low, high = (float(text) for text in options.guidance_interval)
     except ValueError as error:
         given = ",".join(options.guidance_interval)
         raise ValueError(f"--guidance_interval must be two numbers, LOW,HIGH, got {given!r}.") from error
-    return SamplerOptions(**fields | dict(guidance_interval=(low, high)))
+    return SamplerOptions(**given | dict(guidance_interval=(low, high)))
 
 
-def plan(sampler):
-    """One line about what an image will cost."""
-    o = sampler.options
-    name = f"{o.sampler} ({o.solver})" if o.solver else o.sampler
-    rows = ", each of two rows for guidance" if o.guided else ""
-    if sampler.solver.evaluations is None:
-        return f"{name}: as many function evaluations as an image needs{rows}"
-    return f"{name}, {o.num_steps} steps: {sampler.solver.evaluations} function evaluations per image{rows}"
-
-
-def check_finished(work):
-    """ValueError where a solver that chooses its own steps gave up."""
-    if not work.finished.all():
-        raise ValueError(
-            f"--solver=dopri5 gave up on {(~work.finished).sum()} of {len(work.finished)} images: its steps became too "
-            "many or too small; raise --atol and --rtol, or take --solver=heun."
-        )
-
-
-def report(work):
-    """One line about what images have cost under such a solver."""
-    e = work.evaluations
-    accepted = (e - 2) // 6 - work.rejected  # two evaluations at the start, six for each step that is tried
-    steps = f"{accepted.mean():.1f} steps accepted and {work.rejected.mean():.1f} rejected"
-    return f"{e.mean():.1f} function evaluations per image ({e.min()} to {e.max()}); {steps}"
+def requested_labels(options, texts, classes):
+    """(N,) int64: the labels of `texts`, repeated up to --num_samples, or those of --label_policy; and the policy."""
+    policy, default = options.label_policy, next(iter(LABEL_POLICIES))
+    if policy not in LABEL_POLICIES:
+        raise ValueError(f"--label_policy must be one of {', '.join(LABEL_POLICIES)}, got {policy!r}.")
+    if options.num_samples is not None and options.num_samples < 1:
+        raise ValueError(f"--num_samples must be at least 1, got {options.num_samples}.")
+    if not texts:
+        if options.num_samples is None:
+            raise ValueError("--labels or --num_samples must be given.")
+        return LABEL_POLICIES[policy](options.seed, options.num_samples, len(classes)), policy
+    if policy != default:
+        raise ValueError(f"--label_policy={policy} goes without --labels, which chooses them itself: leave one out.")
+    labels = np.array([classes.find(text) for text in texts], np.int64)
+    return np.resize(labels, options.num_samples or len(labels)), "given"
 
 
 def load_vae(options, config):
@@ -105,16 +123,50 @@ def load_vae(options, config):
     return build.load_vae(options.vae, config.precision, config.vae_sha256) if options.vae else None
 
 
-def requested_labels(options, classes):
-    """(N,) int64: the labels of --labels, repeated up to --num_samples, or random ones."""
-    if options.num_samples is not None and options.num_samples < 1:
-        raise ValueError(f"--num_samples must be at least 1, got {options.num_samples}.")
-    if not options.labels:
-        if options.num_samples is None:
-            raise ValueError("--labels or --num_samples must be given.")
-        return random_labels(options.seed, options.num_samples, len(classes))
-    return np.resize([classes.find(text) for text in options.labels], options.num_samples or len(options.labels))
+def plan(sampler):
+    """One line about what an image will cost."""
+    o = sampler.options
+    name = f"{o.sampler} ({o.solver})" if o.solver else o.sampler
+    rows = ", each of two rows for guidance" if o.guided else ""
+    if sampler.solver.evaluations is None:
+        return f"{name}: as many function evaluations as an image needs{rows}"
+    return f"{name}, {o.num_steps} steps: {sampler.solver.evaluations} function evaluations per image{rows}"
+
+
+def cost(work, sampler):
+    """JSON: what a batch of images has cost where nobody knows it beforehand, else None."""
+    if sampler.solver.evaluations is None:
+        return dict(evaluations=work.evaluations.tolist(), rejected=work.rejected.tolist())
+    return None
+
+
+def report(costs):
+    """One line about what the images of all batches have cost."""
+    e, rejected = (np.concatenate([batch[name] for batch in costs]) for name in ("evaluations", "rejected"))
+    accepted = (e - 2) // 6 - rejected  # two evaluations at the start, six for each step that is tried
+    steps = f"{accepted.mean():.1f} steps accepted and {rejected.mean():.1f} rejected"
+    return f"{e.mean():.1f} function evaluations per image ({e.min()} to {e.max()}); {steps}"
+
+
+def draw_grid(options, drawn, rows):
+    """The .png of all images, which are forgotten then."""
+    classes = build.load_classes(model_path(options))
+    captions = [classes.caption(label) for label in drawn.labels()]
+    write_grid(options.output, rows.finished(), captions, columns=len(options.labels) if options.labels else None)
+    rows.remove()
+
+
+@contextlib.contextmanager
+def writing(path):
+    """ValueError where a file cannot be written: a full disk, a folder that is another's."""
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(
+            f"--output={path} cannot be written ({error.strerror or error}): make room or give another place; the same "
+            "command goes on where it stopped."
+        ) from error
 
 
 if __name__ == "__main__":
-    flags.run(main, flags.define_sample, resumes=False)
+    flags.run(main, flags.define_sample)

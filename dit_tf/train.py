@@ -15,6 +15,7 @@ from dit_tf import build, flags
 from dit_tf.config import RunConfig
 from dit_tf.data.class_names import UNLABELLED
 from dit_tf.data.pipeline import first_damaged, open_dataset, training_batches
+from dit_tf.evaluate_training import TrainingEvaluation
 from dit_tf.models.autoencoder_kl import SCALING_FACTOR
 from dit_tf.models.costs import count_parameters, training_flops
 from dit_tf.pretrained.fine_tuning import start_from
@@ -69,11 +70,12 @@ def main(options):
     def save(step):
         checkpoints.save(step, trainer.checkpoint_state(), texts)
 
+    metrics_log = MetricsLog(workdir, start)
     throughput = callbacks.Throughput(config.global_batch_size, training_flops(trainer.model, 1), measure_peak_flops())
     progress = [
         throughput,
         callbacks.ProgressBar(throughput),
-        callbacks.LogMetrics(options.log_every, MetricsLog(workdir, start), throughput),
+        callbacks.LogMetrics(options.log_every, metrics_log, throughput),
         callbacks.SaveCheckpoint(options.checkpoint_every, save),
     ]
     if vae is not None or config.codec == "pixels":
@@ -81,6 +83,10 @@ def main(options):
         progress.append(callbacks.DrawSamples(options.sample_every, draw))
     else:
         print("No pictures will be drawn: that would need --vae.")
+    if options.eval_every:
+        evaluation = TrainingEvaluation(options, config, trainer, vae, source, workdir)
+        progress.append(callbacks.Evaluate(options.eval_every, evaluation, evaluation.title, metrics_log))
+        progress[-1].catch_up(start, options.train_steps)
     try:
         trainer.fit(batches, progress)
     except KeyboardInterrupt:
@@ -143,7 +149,7 @@ def check_intervals(options):
     for name in ("steps_per_execution", "train_steps", "checkpoint_every", "log_every"):
         if getattr(options, name) < 1:
             raise ValueError(f"--{name} must be at least 1, got {getattr(options, name)}.")
-    for name in ("checkpoint_every", "log_every", "sample_every"):
+    for name in ("checkpoint_every", "log_every", "sample_every", "eval_every"):
         if getattr(options, name) % options.steps_per_execution:
             raise ValueError(
                 f"--{name} must be a multiple of --steps_per_execution ({options.steps_per_execution}), got "

@@ -74,6 +74,10 @@ say "a picture of each: $workdir/digits.png and $workdir/digits-unguided.png"
 sample --cfg_scale=1.5 --num_samples=50 --output="$workdir/digits.png"
 sample --cfg_scale=1 --num_samples=50 --output="$workdir/digits-unguided.png"
 
-say "scores"
+say "what the evaluator says of the guided samples beside the 1,437 training digits, by pixels (so FD-pixels is no FID)"
+"$python" -m dit_tf.evaluate --features=pixels --reference=digits --samples="$workdir/guided.npz" \
+    --output="$workdir/metrics.json"
+
+say "guided and unguided samples beside all digits, and held-out digits apart"
 "$python" -m dit_tf.score_digits --samples="$workdir/guided.npz" --unguided_samples="$workdir/unguided.npz" \
     --train_seconds="$train_seconds" --start_time="$start_time"

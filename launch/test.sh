@@ -3,6 +3,8 @@
 #
 #   launch/test.sh [--tf=2.20.0|2.19.1|2.21.0] [pytest arguments...]
 #
+# Two tests run at a time, each file's in one process.
+#
 #   launch/test.sh                                  # everything but the tests marked slow and tpu_compile
 #   launch/test.sh --tf=2.19.1 tests/models -x      # one room, another TensorFlow
 #   launch/test.sh -m tpu_compile                   # the train steps that the TPU compiler takes minutes for
@@ -24,5 +26,6 @@ require_tf_version "$tf"
 python=$(make_environment test "$tf" cpu,test)
 
 export TF_CPP_MIN_LOG_LEVEL=2
+export OPENBLAS_NUM_THREADS=1 # two tests run at a time: threads of both would wait for each other
 cd "$repository"
-exec "$python" -m pytest "$@"
+exec "$python" -m pytest --numprocesses=2 --dist=loadfile "$@"

@@ -3,6 +3,7 @@
 import functools
 import importlib.util
 import json
+import lzma
 import math
 import pathlib
 import subprocess
@@ -144,6 +145,15 @@ def run_with_tpu_compiler():
         return process.stdout.splitlines()
 
     return run
+
+
+@pytest.fixture(scope="session")
+def inception_file(tmp_path_factory):
+    """The published network's nodes at a sixteenth of its width; ADM's program recorded its activations."""
+    content = lzma.decompress((_GOLDENS / "adm" / "classify_image_graph_def.pb.xz").read_bytes())
+    path = tmp_path_factory.mktemp("inception") / "classify_image_graph_def.pb"
+    path.write_bytes(content)
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -192,3 +192,17 @@ def test_a_change_that_fails_to_install_leaves_no_environment_that_looks_complet
     sandbox.commands()
     sandbox.call(MAKE)
     assert sandbox.commands() == ["venv", "pip", "pip"]
+
+
+def test_the_demo_scores_with_the_evaluator_and_ends_with_the_scores_of_digits(sandbox, tmp_path):
+    sandbox.add("python3.12", "3.12.1")
+    for tool in ("date", "sleep"):
+        (sandbox.bin / tool).symlink_to(shutil.which(tool))
+    demo = sandbox.repository / "launch" / "demo.sh"
+    result = run(BASH, demo, f"--workdir={tmp_path}/demo", PATH=str(sandbox.bin), PYTHON="")
+    assert result.returncode == 0, result.stderr
+    calls = [line for line in sandbox.journal.read_text().splitlines() if line.startswith("dit_tf.")]
+    programs = [call.split()[0].removeprefix("dit_tf.") for call in calls]
+    assert programs == ["train"] * 2 + ["sample"] * 4 + ["evaluate", "score_digits"]
+    assert all(f"--samples={tmp_path}/demo/guided.npz" in call.split() for call in calls[-2:])
+    assert "--features=pixels" in calls[-2].split()

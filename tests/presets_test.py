@@ -12,7 +12,7 @@ from dit_tf.data.source import DatasetSpec
 from dit_tf.models.costs import abstract, count_macs, count_parameters
 
 _FLAGS = pathlib.Path(__file__).parents[1] / "launch" / "flags"
-_PRESETS = sorted(path.stem for path in _FLAGS.glob("*-imagenet*.flags"))
+_PRESETS = sorted(path.stem for path in _FLAGS.glob("?it-*-imagenet*.flags"))
 # FID-50K without guidance after 400k steps: Peebles and Xie 2023, table 4.
 _FID = {
     "s-8": 153.60, "s-4": 100.41, "s-2": 68.40, "b-8": 122.74, "b-4": 68.38, "b-2": 43.47,

@@ -16,8 +16,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dit_tf.evaluation.statistics import Statistics
-
 _EPS = np.finfo(np.float64).eps
 _LAPACK = 8.0  # spacings of float64 at the norm, which errors of factors and eigenvalues stay within in practice
 _CERTAIN = 1e-8  # of the traces: an error that nobody sees
@@ -46,30 +44,24 @@ def frechet(reference, samples, allow_few_samples=False):
     if sizes[0] != sizes[1]:
         raise ValueError(f"The reference has {sizes[0]} features and the samples have {sizes[1]}: use one network.")
     for name, side in (("The reference", reference), ("The samples", samples)):
-        if not allow_few_samples and side.count is not None and side.count < sizes[0]:
-            raise ValueError(
-                f"{name} must be at least as many images as there are features, got {side.count} of {sizes[0]}: "
-                "take more, or add --allow_few_samples for a distance that cannot be compared with others."
-            )
+        if side.count is not None:
+            check_count(name, side.count, sizes[0], allow_few_samples)
     return frechet_with_error(reference.mean, reference.covariance, samples.mean, samples.covariance)
 
 
-def mean_and_covariance(features):
-    """(M, D) of M examples -> mean (D,) and unbiased covariance (D, D), float64."""
-    features = np.asarray(features)
-    if features.ndim != 2 or len(features) < 2:
-        raise ValueError(f"features must be (M, D) with M at least 2, got shape {features.shape}.")
-    statistics = Statistics.of(features)
-    return statistics.mean, statistics.covariance()
-
-
-def frechet_distance(mu1, sigma1, mu2, sigma2):
-    """The squared distance d^2 of the equation above; mu (D,), sigma (D, D)."""
-    return frechet_with_error(mu1, sigma1, mu2, sigma2).distance
+def check_count(name, count, features, allow_few_samples):
+    """ValueError where there are fewer examples than features, unless that is allowed, or too few for a covariance."""
+    if not allow_few_samples and count < features:
+        raise ValueError(
+            f"{name} must be at least as many images as there are features, got {count:,} of {features:,}: take more, "
+            "or add --allow_few_samples for a distance that cannot be compared with others."
+        )
+    if count < 2:
+        raise ValueError(f"{name} must be at least 2 images, got {count}.")
 
 
 def frechet_with_error(mu1, sigma1, mu2, sigma2):
-    """As `frechet_distance`, with its error. ValueError for other shapes, NaN, and a sigma that is no covariance."""
+    """As `frechet`, of mu (D,) and sigma (D, D). ValueError for other shapes, NaN and what is no covariance."""
     mu1, sigma1, mu2, sigma2 = (np.asarray(value, np.float64) for value in (mu1, sigma1, mu2, sigma2))
     shapes = [value.shape for value in (mu1, sigma1, mu2, sigma2)]
     if mu1.ndim != 1 or shapes != [mu1.shape, mu1.shape * 2] * 2:

@@ -43,6 +43,10 @@ class ImageFolder:
         """None: a folder says nothing about classes."""
         return None
 
+    def provenance(self):
+        """Which images these are, JSON-able."""
+        return dict(folder=self.path, sha256=self.sha256(), images=self.count, size=list(self.shape))
+
     def sha256(self):
         """Of names and contents: that of the lines which `sha256sum` prints for the files in the order of the bytes of
         their names."""

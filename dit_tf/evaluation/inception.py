@@ -51,6 +51,8 @@ class InceptionFeatures(keras.Model):
         held = {o.name: self._hold(o.name, o.constants if o.op in _TRAINED else ()) for o in self._steps}
         self._held = types.MappingProxyType(held)  # in a dict Keras would follow the variables once more
         (self._classifier,) = self._hold(_LOGITS, [classifier])
+        spatial_features = _SPATIAL_SIDE**2 * _SPATIAL_CHANNELS
+        self.widths = (len(classifier), spatial_features, classifier.shape[1])  # of the three `Features`
         self.built = True
 
     def _hold(self, name, arrays):

@@ -9,6 +9,7 @@ the header against the entry's length. Whatever is wrong is one ValueError that 
 import contextlib
 import hashlib
 import io
+import json
 import math
 import os
 import zipfile
@@ -24,6 +25,7 @@ _MOST_AT_ONCE = 2**20  # bytes of one read, the zip file's directory included
 _MOST_OF_A_HEADER = 2**14  # bytes; NumPy refuses above 10,000
 _LARGEST_IMAGE = 2048  # pixels a side
 _MOST_LABELS = 2**24
+_MOST_PROVENANCE = 2**16  # bytes
 _SLOW = 2.0  # seconds after which a bar shows that it goes on
 
 
@@ -175,6 +177,27 @@ class NpzImages:
 
     def sha256(self):
         return sha256_of(self.path)
+
+    def provenance(self):
+        """Which images these are, JSON-able; made_by: what the file says about that itself, where it does."""
+        told = {} if "provenance" not in self._file.names else dict(made_by=self._told())
+        return dict(file=self.path, sha256=self.sha256(), images=self.count, size=list(self.shape), **told)
+
+    def _told(self):
+        """The dict of the array `provenance`, the bytes of a JSON object, as `dit_tf.sample` writes it."""
+        found, title = self._file.header("provenance"), f"{self._file.title}: its provenance"
+        rule = f"must be uint8 (n,), the text of a JSON object of at most {_MOST_PROVENANCE:,} bytes"
+        if found.dtype != np.uint8 or len(found.shape) != 1 or not 0 < found.shape[0] <= _MOST_PROVENANCE:
+            raise ValueError(f"{title} {rule}, got {found}: save the file without it.")
+        text = self._file.read("provenance", found.shape, "u").tobytes()
+        try:
+            told = json.loads(text)
+            json.dumps(told, allow_nan=False)  # what is told is written on, and 1e999 is read as no number of JSON's
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{title} {rule}, got what is none ({error}): save the file without it.") from error
+        if not isinstance(told, dict):
+            raise ValueError(f"{title} {rule}, got a {type(told).__name__}: save the file without it.")
+        return told
 
 
 def sha256_of(path):

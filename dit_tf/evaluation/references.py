@@ -8,14 +8,12 @@ Where the statistics are there FID and sFID use them, as ADM's evaluator does, a
 alone: it is 10,000 images there, the statistics are of the whole training set.
 """
 
-import itertools
 from typing import NamedTuple
 
 import numpy as np
 
 from dit_tf.evaluation.npz_file import NpzFile, NpzImages, sha256_of
 from dit_tf.evaluation.statistics import Gaussian
-from dit_tf.runtime.npz_writer import Rows, write_arrays
 
 # Sums in another order differ in the last digits, and a covariance that was stored as float32 by 6e-8 of each entry.
 _ASYMMETRY = 1e-6  # of the largest entry
@@ -62,8 +60,11 @@ class Reference:
         found = [self._checked(name, size) for name, size in zip(needed, sizes)]
         return StoredStatistics(*(Gaussian(*found[i : i + 2]) for i in range(0, len(found), 2)))
 
-    def sha256(self):
-        return sha256_of(self.path)
+    def provenance(self):
+        """JSON: which file this is, and what of it is used."""
+        images = {} if self.images is None else {"images": self.images.count, "size": list(self.images.shape)}
+        stored = "stored" if self.has_statistics else "of the images"
+        return {"file": self.path, "sha256": sha256_of(self.path), "statistics": stored, **images}
 
     def _checked(self, name, size):
         title = f"{self._file.title}: its {name}"
@@ -80,23 +81,10 @@ class Reference:
         return value
 
 
-def write_reference(path, count, batches, statistics=None, labels=None):
-    """A reference in ADM's format, which its evaluator reads: `count` images in uint8 batches (B, H, W, C).
-
-    statistics: `StoredStatistics`; None leaves them to whoever reads the file. labels: (count,), written as arr_1. One
-    batch is in memory. ValueError where there are not `count` images, all of one size.
-    """
-    batches = iter(batches)
-    start = list(itertools.islice(batches, 1))
-    if not start:
-        raise ValueError(f"{path}: a reference needs at least one image, got none.")
-    shape = (count, *np.shape(start[0])[1:])
-    arrays = {"arr_0": Rows(shape, np.uint8, itertools.chain(start, batches))}
-    if labels is not None:
-        if len(labels) != count:
-            raise ValueError(f"{path}: {count} images need as many labels, got {len(labels)}.")
-        arrays["arr_1"] = np.asarray(labels, np.int64)
-    gaussians = [gaussian for gaussian in statistics or () if gaussian is not None]
+def statistics_arrays(statistics):
+    """`StoredStatistics` -> {name: array} as ADM's evaluator reads them, and as its published files have them."""
+    gaussians = [gaussian for gaussian in statistics if gaussian is not None]
+    arrays = {}
     for gaussian, mu, sigma in zip(gaussians, _NAMES[::2], _NAMES[1::2]):
         arrays |= {mu: np.asarray(gaussian.mean, np.float32), sigma: np.asarray(gaussian.covariance, np.float64)}
-    write_arrays(path, arrays)
+    return arrays

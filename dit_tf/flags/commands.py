@@ -2,16 +2,16 @@
 
 from dit_tf.config import OBJECTIVES, PRECISIONS, RunConfig
 from dit_tf.data.latent_spec import MOMENTS_DTYPES
-from dit_tf.evaluation.precision_recall import DTYPES
 from dit_tf.flags.groups import (
+    IMAGES,
     Definer,
     define_crop,
     define_data,
     define_data_dir,
     define_devices,
-    define_features,
     define_labels,
     define_model,
+    define_reference,
     define_sampler,
 )
 from dit_tf.models.dit import BLOCKS
@@ -53,8 +53,7 @@ def define_train(values):
     define.integer("eval_samples", 10_000, "Images that an evaluation draws, with random labels.")
     define.integer("eval_num_steps", None, "Steps of the sampler, as of sample; default: the sampler's.")
     define.float("eval_cfg_scale", 1.0, "Guidance while evaluating.")
-    define.string("reference", None, "Of evaluations, as of evaluate; default: the images of the training split.")
-    define_features(define)
+    define_reference(define, " Default: the training split.")
     define.integer("steps_per_execution", 50, "Steps per call of the compiled function.")
     define.bool("xla", True, "Compile the step with XLA (always on a TPU).")
     define_devices(define)
@@ -82,12 +81,8 @@ def define_evaluate(values):
     --dataset. --likelihood: bits per dimension of --dataset given its labels, as a bound over all timesteps (DDPM) or
     through the probability flow (flow matching). An interrupted evaluation goes on."""
     define, c = Definer(values), RunConfig()
-    images = "an .npz, a folder of PNG files, or a data set: digits, a TensorFlow Datasets name, folder:DIR"
-    define.string("reference", None, f"What samples are compared with: {images}.")
-    define.string("samples", None, f"What is scored: {images}. Default: images drawn from the model.")
-    define_features(define)
-    define.string("precision_recall_dtype", DTYPES[0], f"Of their distances: {', '.join(DTYPES)} (ADM's is the first).")
-    define.bool("allow_few_samples", False, "Score fewer images than there are features (2048) all the same.")
+    define.string("samples", None, f"What is scored: {IMAGES}. Default: images drawn from the model.")
+    define_reference(define, "")
     define.bool("make_reference", False, "Write --output=FILE.npz of --dataset, as ADM's evaluator reads it.")
     define.bool("likelihood", False, "Bits per dimension instead.")
     define_model(define)
@@ -96,9 +91,8 @@ def define_evaluate(values):
     define_sampler(define)
     define_data_dir(define)
     define.string("dataset", None, "Of --make_reference and --likelihood; default: the training's.")
-    define.string("split", "test", "Of --dataset.")
-    define.string("reference_split", "train", "Where --reference is a data set.")
-    define.string("samples_split", "test", "Where --samples is a data set.")
+    define.string("split", None, "Of --dataset; default: train, of --likelihood test.")
+    define.string("samples_split", "train", "Where --samples is a data set.")
     define.integer("image_size", None, "Side in pixels of data sets; default: the model's, or their own.")
     define_crop(define, c)
     define.integer("num_examples", None, "Only the first so many images of --dataset; default: the whole split.")

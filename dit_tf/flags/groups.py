@@ -6,10 +6,13 @@ from absl import flags
 
 from dit_tf.config import CROPS
 from dit_tf.evaluation.extractor import FEATURES
+from dit_tf.evaluation.precision_recall import DTYPES
 from dit_tf.runtime.distribution import STRATEGIES
 from dit_tf.samplers.labels import LABEL_POLICIES
 from dit_tf.samplers.options import DEFAULT_STEPS, SAMPLERS, SOLVERS_OF, SamplerOptions
 from dit_tf.samplers.sde import DIFFUSIONS, LAST_STEPS
+
+IMAGES = "an .npz, a folder of PNG files, or a data set: digits, a TensorFlow Datasets name, folder:DIR"
 
 
 class Definer:
@@ -67,10 +70,15 @@ def define_labels(define):
     define.string("label_policy", default, f"Labels that are not given: {default}, {other} (every class as often).")
 
 
-def define_features(define):
+def define_reference(define, otherwise):
+    """What images are compared with, and how."""
+    define.string("reference", None, f"What samples are compared with: {IMAGES}.{otherwise}")
+    define.string("reference_split", "train", "Where --reference is a data set.")
     define.string("features", FEATURES[0], f"What images are compared by: {', '.join(FEATURES)} (small images).")
     define.string("inception", None, "classify_image_graph_def.pb; default: the published one, fetched once.")
-    define.integer("num_reference_images", None, "Of the reference, for precision and recall; default: all.")
+    define.integer("num_reference_images", None, "For precision and recall, evenly spaced; default: all.")
+    define.string("precision_recall_dtype", DTYPES[0], f"Of their distances: {', '.join(DTYPES)} (ADM's is the first).")
+    define.bool("allow_few_samples", False, "Score fewer images than there are features (2048) all the same.")
 
 
 def define_devices(define):

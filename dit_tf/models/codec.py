@@ -32,6 +32,7 @@ class PixelCodec:
     def __init__(self, image_size, channels):
         self.input_size = (image_size, image_size)
         self.channels = channels
+        self.image_shape = (image_size, image_size, channels)  # of what decode gives
 
     def encode(self, weights, examples, seeds):
         """(N, H, W, C) uint8 -> float32 in [-1, 1]; there is no weight and no draw."""
@@ -59,6 +60,7 @@ class VaeCodec:
         if image_size % DOWNSCALING:
             raise ValueError(f"--image_size must be divisible by {DOWNSCALING} with --vae, got {image_size}.")
         self.input_size = (image_size // DOWNSCALING,) * 2
+        self.image_shape = (image_size, image_size, 3)  # of what decode gives
         self.vae = vae
 
     @property

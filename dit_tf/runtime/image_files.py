@@ -43,17 +43,11 @@ def _fitted(draw, caption, width):
     return caption[: max(fits, default=0)].rstrip() + "..."
 
 
-def write_npz(path, images, labels):
-    """The layout of ADM's evaluator: arr_0 uint8 (N, H, W, C), arr_1 int64 labels (N,)."""
-    buffer = io.BytesIO()
-    np.savez(buffer, images, np.asarray(labels, np.int64))
-    replace_file(path, buffer.getvalue())
-
-
 def replace_file(path, content):
-    """Write bytes to a file all at once; missing directories are made."""
+    """Write bytes to a file all at once; missing directories are made. What a killed run leaves, PATH.unfinished, the
+    next one overwrites."""
     os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-    temporary = f"{path}.{os.getpid()}"
-    with open(temporary, "wb") as file:
+    unfinished = f"{path}.unfinished"
+    with open(unfinished, "wb") as file:
         file.write(content)
-    os.replace(temporary, path)
+    os.replace(unfinished, path)

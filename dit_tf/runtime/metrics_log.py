@@ -28,6 +28,12 @@ class MetricsLog:
                 for name, value in values.items():
                     tf.summary.scalar(name, value)
 
+    def has(self, step, name):
+        """Whether a value of that name was written at that step."""
+        if not os.path.exists(self.path):
+            return False
+        return any(line["step"] == step and name in line for line in map(json.loads, _whole_lines(self.path)))
+
     def _drop_after(self, step):
         if not os.path.exists(self.path):
             return

@@ -38,14 +38,15 @@ class Rows(NamedTuple):
 def write_arrays(path, arrays):
     """{name: array or `Rows`} to an .npz; the bytes follow from these alone. Missing directories are made.
 
-    The file gets its name at the end. ValueError where batches do not make up the shape that was announced.
+    The file gets its name at the end; what a killed run leaves, PATH.unfinished, the next one overwrites. ValueError
+    where batches do not make up the shape that was announced.
     """
     os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-    unfinished = f"{path}.{os.getpid()}"
+    unfinished = f"{path}.unfinished"
     try:
         with zipfile.ZipFile(unfinished, "w") as archive:
             for name, array in arrays.items():
-                _write(archive, name, array if isinstance(array, Rows) else Rows(array.shape, array.dtype, [array]))
+                _write(archive, name, array)
         os.replace(unfinished, path)
     finally:
         with contextlib.suppress(FileNotFoundError):
@@ -100,19 +101,21 @@ class PartialArray:
         shape = (self.count, *self.shape[1:])
         return np.memmap(self._rows_path, self.dtype, "r", offset=self._start, shape=shape)
 
-    def finish(self, *arrays):
-        """Make `path` of all rows as arr_0 and of `arrays` as arr_1, ..., and leave nothing else.
+    def finish(self, *arrays, **named):
+        """Make `path` of all rows as arr_0, of `arrays` as arr_1, ... and of `named`, in this order, and leave nothing
+        else.
 
         Killed here, another run finds all rows again: they are written where they are, and the rest behind them.
         """
         if self.count != self.shape[0]:
             raise ValueError(f"{self.path} has {self.count} rows of {self.shape[0]}: append the others first.")
+        behind = {f"arr_{i}": array for i, array in enumerate(arrays, start=1)} | named
         with open(self._rows_path, "r+b") as file:
             file.truncate(self._end())  # of what an earlier try has left
             with zipfile.ZipFile(file, "w") as archive:
                 _write(archive, "arr_0", Rows(self.shape, self.dtype, self._read_back()))
-                for i, array in enumerate(arrays, start=1):
-                    _write(archive, f"arr_{i}", Rows(array.shape, array.dtype, [array]))
+                for name, array in behind.items():
+                    _write(archive, name, array)
         os.replace(self._rows_path, self.path)
         self._journal.remove()
 
@@ -144,8 +147,9 @@ class PartialArray:
                 bar.update(count)
 
 
-def _write(archive, name, rows):
+def _write(archive, name, array):
     """One entry of an .npz, not compressed; force_zip64 as NumPy has it, since the length is not known beforehand."""
+    rows = array if isinstance(array, Rows) else Rows(array.shape, array.dtype, [array])
     shape, dtype, count = tuple(rows.shape), np.dtype(rows.dtype), 0
     with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
         _write_header(entry, shape, dtype)

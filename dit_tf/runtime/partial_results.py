@@ -8,16 +8,15 @@ class PartialResults:
     """Lines of JSON in `path`: first what the results are of, then one batch a line. Another `key` starts anew."""
 
     def __init__(self, path, key):
-        self.path = path
-        lines, head = self._whole_lines(), json.dumps(key) + "\n"
-        if lines[:1] != [head]:
-            lines = [head]
+        self.path, self.batches = path, []
+        lines, head = self._whole_lines(), json.dumps(key).encode() + b"\n"
+        if lines[:1] == [head]:
+            os.truncate(path, sum(map(len, lines)))
+            self.batches = [json.loads(line) for line in lines[1:]]
+            return
         os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-        temporary = f"{path}.{os.getpid()}"
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.writelines(lines)
-        os.replace(temporary, path)
-        self.batches = [json.loads(line) for line in lines[1:]]
+        with open(path, "wb") as file:  # killed here, what is there is of no key, and so it starts anew again
+            file.write(head)
 
     def append(self, batch):
         with open(self.path, "a", encoding="utf-8") as file:
@@ -31,5 +30,5 @@ class PartialResults:
         """Without a last line that a killed run left unfinished."""
         if not os.path.exists(self.path):
             return []
-        with open(self.path, encoding="utf-8") as file:
-            return [line for line in file if line.endswith("\n")]
+        with open(self.path, "rb") as file:
+            return [line for line in file if line.endswith(b"\n")]

@@ -35,6 +35,7 @@ class ImageSampler:
         strategy: over whose replicas the rows are shared out; None is the default device.
         """
         self._call, self._process, self._codec, self._null_label = call, process, codec, null_label
+        self.image_shape = codec.image_shape
         self._set(options)
         self.program = tf.function(self._draw, jit_compile=not is_tpu(strategy), autograph=False)
         self._run = self.program if strategy is None else on_replicas(self.program, strategy)

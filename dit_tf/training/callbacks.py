@@ -112,3 +112,20 @@ class DrawSamples(_Every):
 
     def fire(self, step, logs):
         self.draw(step)
+
+
+class Evaluate(_Every):
+    """evaluate(step) -> {name: number} of the averaged weights, to a `MetricsLog`; title: one of the names."""
+
+    def __init__(self, every, evaluate, title, metrics_log):
+        super().__init__(every)
+        self.evaluate, self.title, self.metrics_log = evaluate, title, metrics_log
+
+    def fire(self, step, logs):
+        self.metrics_log.write(step, self.evaluate(step))
+
+    def catch_up(self, step, stop_step):
+        """The evaluation at the step that training resumes from, where a run was killed in the midst of it."""
+        due = self.every and step and (step % self.every == 0 or step == stop_step)
+        if due and not self.metrics_log.has(step, self.title):
+            self.fire(step, None)

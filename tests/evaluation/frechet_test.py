@@ -8,7 +8,7 @@ import pytest
 import scipy.linalg
 
 from dit_tf.evaluation import frechet as module
-from dit_tf.evaluation.frechet import frechet, frechet_distance, frechet_with_error, mean_and_covariance
+from dit_tf.evaluation.frechet import frechet, frechet_with_error
 from dit_tf.evaluation.statistics import Gaussian, Statistics
 
 GOLDENS = pathlib.Path(__file__).parents[1] / "goldens" / "adm"
@@ -22,6 +22,10 @@ def gaussian(seed, dimension=6):
 
 def rotation(seed, dimension=6):
     return np.linalg.qr(np.random.default_rng(seed).normal(size=(dimension, dimension)))[0]
+
+
+def frechet_distance(*gaussians):
+    return frechet_with_error(*gaussians).distance
 
 
 def test_one_dimension():
@@ -135,18 +139,18 @@ def test_agrees_with_the_root_of_the_product_by_scipy(seed):
 
 def test_agrees_with_adms_evaluator():
     golden = np.load(GOLDENS / "fid_numeric.npz")
-    reference, sample = (mean_and_covariance(golden[f"d64_n200/acts_{name}"]) for name in ("ref", "sample"))
-    for name, (mu, sigma) in (("ref", reference), ("sample", sample)):
+    reference, sample = (Statistics.of(golden[f"d64_n200/acts_{name}"]).gaussian() for name in ("ref", "sample"))
+    for name, (mu, sigma, _) in (("ref", reference), ("sample", sample)):
         # The evaluator's mean is in float32.
         np.testing.assert_allclose(mu, golden[f"d64_n200/mu_{name}"], rtol=0, atol=1e-6)
         np.testing.assert_allclose(sigma, golden[f"d64_n200/sigma_{name}"], rtol=1e-12, atol=1e-14)
     # Its means, and their squared distance, are in float32: that term is taken from it, the traces are ours.
     mu_ref, mu_sample = (golden[f"d64_n200/mu_{name}"] for name in ("ref", "sample"))
-    difference = reference[0] - sample[0]
+    difference = reference.mean - sample.mean
     means_in_float32 = float((mu_ref - mu_sample) @ (mu_ref - mu_sample)) - difference @ difference
     expected = golden["d64_n200/frechet_distance"]
     # What is left is the rounding of sqrtm in float64 and of one float32 sum of 64 terms around 0.005.
-    assert frechet_distance(*reference, *sample) + means_in_float32 == pytest.approx(expected, rel=1e-7)
+    assert frechet(reference, sample).distance + means_in_float32 == pytest.approx(expected, rel=1e-7)
 
 
 @pytest.mark.slow  # two eigenvalue problems of 2,048: ten seconds and more
@@ -163,21 +167,10 @@ def test_agrees_with_the_whole_program_of_adm(features, metric):
     assert found.distance == pytest.approx(expected["stdout_metrics"][metric], rel=1e-6)
 
 
-def test_statistics_are_the_unbiased_ones():
-    mean, covariance = mean_and_covariance(np.array([[0, 0], [2, 4]], np.uint8))
-    np.testing.assert_array_equal(mean, [1.0, 2.0])
-    np.testing.assert_array_equal(covariance, [[2.0, 4.0], [4.0, 8.0]])
-
-
-def test_one_feature_has_a_covariance_too():
-    mean, covariance = mean_and_covariance(np.array([[1.0], [3.0]]))
-    assert (mean.shape, covariance.shape) == ((1,), (1, 1))
-
-
-@pytest.mark.parametrize("shape", [(1, 4), (8,), (2, 2, 2)])
-def test_too_few_or_unshaped_features_are_refused(shape):
-    with pytest.raises(ValueError, match="M at least 2"):
-        mean_and_covariance(np.zeros(shape))
+def test_one_feature_has_a_distance_too():
+    # Means 2 and 5, deviations 2^1/2 and 3 2^1/2.
+    sides = [Statistics.of(np.array(values)).gaussian() for values in ([[1.0], [3.0]], [[2.0], [8.0]])]
+    assert frechet(*sides).distance == pytest.approx(9.0 + 8.0, rel=1e-14)
 
 
 def test_statistics_of_two_sizes_are_refused():

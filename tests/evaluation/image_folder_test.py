@@ -76,6 +76,11 @@ def test_sha256_is_of_names_and_contents(folder):
     assert len({whole, renamed, digest()}) == 3
 
 
+def test_provenance_says_which_images_these_are(folder):
+    found = ImageFolder("--samples", str(folder))
+    assert found.provenance() == dict(folder=str(folder), sha256=found.sha256(), images=12, size=[4, 6, 3])
+
+
 def refused(folder, what):
     with pytest.raises(ValueError, match=what) as caught:
         read(folder)

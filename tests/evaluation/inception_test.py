@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import lzma
 import pathlib
 import re
 
@@ -33,20 +32,13 @@ def assert_features_agree(actual, expected, tolerance):
 
 
 @pytest.fixture(scope="module")
-def content():
-    return lzma.decompress((_GOLDENS / "classify_image_graph_def.pb.xz").read_bytes())
+def content(inception_file):
+    return inception_file.read_bytes()
 
 
 @pytest.fixture(scope="module")
-def path(content, tmp_path_factory):
-    path = tmp_path_factory.mktemp("inception") / "classify_image_graph_def.pb"
-    path.write_bytes(content)
-    return path
-
-
-@pytest.fixture(scope="module")
-def model(path):
-    return load_inception(path)
+def model(inception_file):
+    return load_inception(inception_file)
 
 
 @pytest.fixture(scope="module")

@@ -73,6 +73,7 @@ def test_images_need_no_labels_and_may_have_one_channel(path, images):
     np.savez(path, images[..., :1])
     found = NpzImages("--samples", path, channels=(1, 3))
     assert found.labels() is None and found.shape == (6, 5, 1)
+    assert found.provenance() == dict(file=path, sha256=sha256_of(path), images=23, size=[6, 5, 1])
     np.testing.assert_array_equal(np.concatenate(list(found.batches(4))), images[..., :1])
 
 
@@ -141,6 +142,14 @@ def test_labels_that_are_none_are_refused(path, labels, what):
     np.savez(path, np.zeros((3, 4, 4, 3), np.uint8), labels)
     with pytest.raises(ValueError, match=what):
         NpzImages("--samples", path).labels()
+
+
+@pytest.mark.parametrize("told", [b"", b"{", b"[]", b'{"a": NaN}', b'{"a": 1e999}', b"\xff", b"[" * 2**15,
+                                  b"{}" + b" " * 2**16, np.zeros(3), np.zeros((1, 2), np.uint8)])  # fmt: skip
+def test_provenance_that_is_no_json_object_is_refused(path, images, told):
+    np.savez(path, images, provenance=np.frombuffer(told, np.uint8) if isinstance(told, bytes) else told)
+    said = sentence_of(path, lambda path: NpzImages("--samples", path).provenance())
+    assert said.startswith(": its provenance must be uint8 (n,), the text of a JSON object of at most 65,536 bytes")
 
 
 IMAGES = b"\0" * 96  # two of 4 x 4 x 3

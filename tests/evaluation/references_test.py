@@ -5,8 +5,9 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from dit_tf.evaluation.references import Reference, StoredStatistics, write_reference
+from dit_tf.evaluation.references import Reference, StoredStatistics, statistics_arrays
 from dit_tf.evaluation.statistics import Gaussian
+from dit_tf.runtime.npz_writer import write_arrays
 
 SIZES = dict(features=6, spatial_features=4)  # in the place of 2048 and 2023
 
@@ -52,7 +53,7 @@ def of(path, arrays, **changes):
 
 
 def test_a_reference_that_was_written_is_adms_and_is_read_back(path, images, statistics):
-    write_reference(path, 10, iter([images[:4], images[4:]]), statistics, labels=range(10))
+    write_arrays(path, dict(arr_0=images, arr_1=np.arange(10), **statistics_arrays(statistics)))
     with np.load(path, allow_pickle=False) as found:
         assert found.files == ["arr_0", "arr_1", "mu", "sigma", "mu_s", "sigma_s"]
         # ADM's evaluator takes the mean of float32 activations in float32 and np.cov of them in float64.
@@ -79,15 +80,17 @@ def test_the_sizes_are_inceptions_unless_said_otherwise(path, rng):
 
 
 def test_without_statistics_the_images_are_all_there_is(path, images):
-    write_reference(path, 10, [images])
+    write_arrays(path, dict(arr_0=images))
     reference = Reference("--reference", path)
     assert reference.images.count == 10 and not reference.has_statistics and reference.statistics() is None
-    assert len(reference.sha256()) == 64
+    told = reference.provenance()
+    assert len(told.pop("sha256")) == 64
+    assert told == {"file": path, "statistics": "of the images", "images": 10, "size": [4, 5, 3]}
 
 
 def test_features_without_a_spatial_part_have_two_arrays(path, images, statistics):
     gray = images[..., :1]
-    write_reference(path, 10, [gray], StoredStatistics(statistics.pool))
+    write_arrays(path, dict(arr_0=gray, **statistics_arrays(StoredStatistics(statistics.pool))))
     reference = Reference("--reference", path, channels=(1, 3))
     found = reference.statistics(features=6, spatial_features=None)
     assert found.spatial is None and reference.images.shape == (4, 5, 1)
@@ -146,20 +149,3 @@ def test_files_that_are_no_references_are_refused(path, arrays, what):
     np.savez(path, **arrays)
     with pytest.raises(ValueError, match=f"^--reference={path}.*{what}"):
         Reference("--reference", path)
-
-
-@pytest.mark.parametrize(
-    "batches, labels, what",
-    [
-        (lambda images: [], None, "at least one image"),
-        (lambda images: [images[:9]], None, "got 9 rows"),
-        (lambda images: [images, images[:1]], None, "got 11 rows or more"),
-        (lambda images: [images[:5], images[5:, :3]], None, r"got rows of uint8 \(5, 3, 5, 3\)"),
-        (lambda images: [images / 255], None, "got rows of float64"),
-        (lambda images: [images], [0, 1], "10 images need as many labels, got 2"),
-    ],
-)
-def test_no_reference_is_written_of_anything_else(path, tmp_path, images, batches, labels, what):
-    with pytest.raises(ValueError, match=what):
-        write_reference(path, 10, batches(images), labels=labels)
-    assert not list(tmp_path.iterdir())

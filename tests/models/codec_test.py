@@ -46,6 +46,7 @@ def test_decoding_follows_the_published_rule_everywhere(rng):
 def test_the_codec_says_what_the_model_works_on():
     codec = PixelCodec(image_size=8, channels=3)
     assert (codec.input_size, codec.channels, codec.bounded) == ((8, 8), 3, True)
+    assert codec.image_shape == codec.decode([], tf.zeros((1, *codec.input_size, codec.channels))).shape[1:]
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +101,7 @@ def test_each_row_has_noise_of_its_own_that_the_batch_does_not_change(codec, mom
 def test_decoding_undoes_the_scale_and_ends_in_uint8(codec):
     z = np.random.default_rng(1).normal(size=(1, 2, 2, 4)).astype(np.float32)
     images = codec.decode(tensors(codec.decoder_variables), SCALING_FACTOR * z)
-    assert images.dtype == tf.uint8 and images.shape == (1, 16, 16, 3)
+    assert images.dtype == tf.uint8 and images.shape == (1, *codec.image_shape) == (1, 16, 16, 3)
     expected = to_uint8(codec.vae.decode(z)).numpy().astype(int)
     assert np.abs(images.numpy() - expected).max() <= 1  # the scale is rounded twice
 

@@ -63,6 +63,13 @@ def test_arrays_have_the_names_dtypes_and_order_that_they_were_given(tmp_path, p
             np.testing.assert_array_equal(found[name], array)
 
 
+def test_what_a_killed_run_left_is_overwritten(tmp_path, path, images):
+    pathlib.Path(f"{path}.unfinished").write_bytes(b"more than will be written" * 100)
+    write_arrays(path, {"arr_0": images})
+    assert names(path) == ["samples.npz"]
+    assert pathlib.Path(path).read_bytes() == savez(tmp_path, images)
+
+
 @pytest.mark.parametrize(
     "batches, what",
     [
@@ -87,6 +94,14 @@ def test_an_unbroken_run_gives_the_file_of_savez_and_nothing_else(tmp_path, path
     array.finish(labels)
     assert names(path) == ["samples.npz"]
     assert pathlib.Path(path).read_bytes() == savez(tmp_path, images, labels)
+
+
+def test_arrays_with_names_come_behind_those_without(tmp_path, path, images, labels, rng):
+    named = dict(mu=rng.normal(size=5), provenance=np.frombuffer(b"{}", np.uint8))
+    array = PartialArray(path, KEY, images.shape)
+    array.append(images)
+    array.finish(labels, **named)
+    assert pathlib.Path(path).read_bytes() == savez(tmp_path, **dict(arr_0=images, arr_1=labels) | named)
 
 
 def test_rows_that_are_there_can_be_read_and_have_their_notes(path, rng):
@@ -213,9 +228,10 @@ KILLED = """
                 break
             killed += 1
             found.add(tuple(os.path.getsize(path + end) if os.path.exists(path + end) else -1 for end in ENDS))
+            assert all(name.endswith((".npz", *ENDS[1:])) for name in os.listdir(os.path.dirname(path)))
             assert not os.path.exists(path) or open(path, "rb").read() == open(whole, "rb").read()
         assert open(path, "rb").read() == open(whole, "rb").read()
-        assert not os.path.exists(path + ".partial") and not os.path.exists(path + ".partial.of")
+        assert os.listdir(os.path.dirname(path)) == [os.path.basename(path)]
         os.remove(path)
     print(killed, len(found))
 """

@@ -6,7 +6,7 @@ import os
 import numpy as np
 import pytest
 
-from dit_tf import build, evaluate, flags
+from dit_tf import build, evaluate, evaluate_likelihood, flags
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def test_a_ddpm_model_has_its_variational_bound(run, trained):
 def test_an_interrupted_evaluation_goes_on(run, trained_flow, monkeypatch, tmp_path):
     whole = run(trained_flow, "--num_examples=20")
     os.remove(tmp_path / "metrics.json")
-    calls, real = [], evaluate.evaluated
+    calls, real = [], evaluate_likelihood.evaluated
 
     def interrupted(*arguments):
         calls.append(arguments[5])
@@ -54,7 +54,7 @@ def test_an_interrupted_evaluation_goes_on(run, trained_flow, monkeypatch, tmp_p
             raise KeyboardInterrupt
         return real(*arguments)
 
-    monkeypatch.setattr(evaluate, "evaluated", interrupted)
+    monkeypatch.setattr(evaluate_likelihood, "evaluated", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(trained_flow, "--num_examples=20")
     assert (tmp_path / "metrics.json.partial").exists() and not (tmp_path / "metrics.json").exists()
@@ -77,7 +77,7 @@ def test_the_digest_tells_weights_apart(trained, trained_flow):
 @pytest.mark.parametrize(
     "objective, more, words",
     [
-        ("flow", ["--nolikelihood"], ["--likelihood must be given"]),
+        ("flow", ["--make_reference"], ["--likelihood and --make_reference", "one of them"]),
         ("flow", ["--solver=rk4"], ["--solver", "dopri5, heun, euler", "rk4"]),
         ("flow", ["--num_steps=5"], ["--num_steps goes with --solver=heun or euler", "got 5"]),
         ("flow", ["--solver=heun", "--num_steps=0"], ["--num_steps", "at least 1", "got 0"]),

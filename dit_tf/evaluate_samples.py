@@ -1,0 +1,88 @@
+"""ADM's five numbers of samples against a reference: what `python -m dit_tf.evaluate` does unless told otherwise."""
+
+import json
+import os
+import platform
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import dit_tf
+from dit_tf import build
+from dit_tf.data.source_images import open_images
+from dit_tf.evaluation.evaluator import Evaluator
+from dit_tf.evaluation.image_folder import ImageFolder
+from dit_tf.evaluation.npz_file import NpzImages
+from dit_tf.evaluation.references import Reference
+from dit_tf.runtime.distribution import check_batch, make_strategy
+from dit_tf.runtime.image_files import replace_file
+from dit_tf.sample import drawn_images, plan
+
+IMAGES = "an .npz as ADM publishes or --make_reference writes, a folder of PNG files, or a data set"
+CHANNELS = (1, 3)  # that images may have
+
+
+def evaluate_samples(options):
+    model = options.workdir or options.weights
+    if bool(options.samples) == bool(model):
+        raise ValueError("Either --samples or a model (--workdir or --weights) must be given, and not both.")
+    if not options.reference:
+        raise ValueError(f"--reference must be given: {IMAGES}.")
+    strategy = make_strategy(options.strategy, options.tpu, options.logical_cpus)
+    check_batch("--batch_size", options.batch_size, strategy)
+    if model:
+        samples = drawn_images(options, strategy, labels=None)
+        print(plan(samples.sampler))
+    else:
+        samples = open_set("--samples", options.samples, options.samples_split, options)
+    evaluator, facts = make_evaluator(options, strategy, samples.shape, options.batch_size, partial=options.output)
+    evaluator.check(samples)
+    provenance = dict(samples=samples.provenance(), **facts, **versions())
+
+    scores = evaluator(samples)
+    provenance["features_sha256"] = evaluator.features_sha256
+    metrics = dict(scores.numbers(), provenance=provenance)
+    replace_file(options.output, (json.dumps(metrics, indent=1) + "\n").encode())
+    evaluator.remove()
+    print(scores.table())
+    print(f"of {scores.count:,} images: {options.output}")
+
+
+def make_evaluator(options, strategy, shape, batch_size, partial, reference=None):
+    """The `Evaluator` of the flags, and what it compares with and how (JSON).
+
+    shape: (H, W, C) of the samples. reference: an image set in the place of --reference.
+    """
+    extractor = build.make_extractor(options.features, options.inception, shape, batch_size, strategy)
+    statistics = None
+    if reference is None and options.reference.endswith(".npz"):
+        reference = Reference("--reference", options.reference, CHANNELS)
+        statistics, images = reference.statistics(*(*extractor.widths, None)[:2]), reference.images
+    else:
+        images = reference = reference or open_set("--reference", options.reference, options.reference_split, options)
+    how = dict(
+        num_reference_images=options.num_reference_images, dtype=options.precision_recall_dtype,
+        allow_few_samples=options.allow_few_samples,
+    )  # fmt: skip
+    evaluator = Evaluator(extractor, statistics, images, partial=partial, **how)
+    facts = dict(reference=reference.provenance(), **extractor.facts, precision_recall_dtype=how.pop("dtype"), **how)
+    return evaluator, facts
+
+
+def open_set(flag, value, split, options):
+    """What --reference or --samples names, as an image set."""
+    if value.endswith(".npz"):
+        return NpzImages(flag, value, CHANNELS)
+    if os.path.isdir(value):
+        return ImageFolder(flag, value)
+    return open_images(flag, value, split, options.data_dir, options.image_size, options.crop)
+
+
+def versions():
+    """What the numbers were computed with."""
+    devices = {device.device_type for device in tf.config.list_logical_devices()} - {"TPU_SYSTEM"}
+    return dict(
+        dit_tf=dit_tf.__version__, tensorflow=tf.__version__, keras=keras.__version__, numpy=np.__version__,
+        python=platform.python_version(), devices=sorted(devices),
+    )  # fmt: skip

@@ -1,0 +1,98 @@
+"""`python -m dit_tf.train --eval_every`: scores of the averaged weights in the log, also after a kill."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from dit_tf import evaluate, evaluate_training, flags, train
+from dit_tf.evaluation import feature_set
+
+_EVALUATED = ["--eval_every=20", "--eval_samples=100", "--eval_num_steps=5", "--features=pixels", "--sample_every=0"]
+_SHORT = ["--train_steps=40", "--checkpoint_every=20", "--log_every=20"]
+
+
+def evaluations(workdir):
+    lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    return [line for line in lines if "FD-pixels-100" in line]
+
+
+@pytest.fixture(scope="module")
+def run(parse, tiny_flags):
+    def trained(workdir, *more):
+        train.main(parse(flags.define_train, *tiny_flags, *_SHORT, *_EVALUATED, f"--workdir={workdir}", *more))
+        return evaluations(workdir)
+
+    return trained
+
+
+@pytest.fixture(scope="module")
+def unbroken(run, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("evaluated")
+    return workdir, run(workdir)
+
+
+def test_scores_are_logged_and_are_those_of_the_command(unbroken, parse, tiny_flags, tmp_path):
+    workdir, lines = unbroken
+    assert [line["step"] for line in lines] == [20, 40]
+    assert all(set(line) == {"step", "FD-pixels-100", "precision-pixels-100", "recall-pixels-100"} for line in lines)
+    assert lines[0]["FD-pixels-100"] > lines[1]["FD-pixels-100"]  # it learns, at this stage
+    data_dir = next(flag for flag in tiny_flags if flag.startswith("--data_dir"))
+    more = ["--features=pixels", "--reference=digits", "--num_samples=100", "--num_steps=5"]
+    output = tmp_path / "metrics.json"
+    evaluate.main(parse(flags.define_evaluate, f"--workdir={workdir}", *more, data_dir, f"--output={output}"))
+    direct = json.loads(output.read_text())["fd_pixels"]
+    # The same images, but for a grey level here and there: another program draws them.
+    assert lines[1]["FD-pixels-100"] == pytest.approx(direct, rel=1e-3)
+
+
+def test_two_replicas_give_the_scores_of_one(unbroken, tiny_flags, tmp_path):
+    """By the strategy that trains. Sums over two shares of a batch are in another order: weights differ by 1e-6."""
+    command = [sys.executable, "-m", "dit_tf.train", *tiny_flags, *_SHORT, *_EVALUATED, f"--workdir={tmp_path}"]
+    process = subprocess.run([*command, "--logical_cpus=2"], capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    assert "FD-pixels-100" in process.stdout + process.stderr
+    for two, one in zip(evaluations(tmp_path), unbroken[1], strict=True):
+        assert two["FD-pixels-100"] == pytest.approx(one["FD-pixels-100"], rel=1e-2)
+
+
+@pytest.mark.parametrize("step", [20, 40])
+def test_a_run_that_is_killed_while_it_evaluates_goes_on(run, unbroken, monkeypatch, tmp_path, step):
+    """Also at the last step, where there is nothing left to train. What was drawn is not drawn again."""
+    extract, calls = feature_set.PartialArray.append, []
+
+    def killed(self, rows, note=None):
+        if f"{step:08d}" in self.path:
+            calls.append(self.count)
+            if len(calls) == 2:
+                raise SystemExit
+        extract(self, rows, note)
+
+    monkeypatch.setattr(feature_set.PartialArray, "append", killed)
+    monkeypatch.setattr(evaluate_training, "_BATCH", 40)
+    with pytest.raises(SystemExit):
+        run(tmp_path)
+    assert run(tmp_path) == unbroken[1]
+    assert calls == [0, 40, 40, 80]
+    assert [path.name for path in (tmp_path / "evaluation").iterdir() if "reference" not in path.name] == []
+    assert len(evaluations(tmp_path)) == 2 and run(tmp_path) == unbroken[1]  # and not once more when all is done
+
+
+@pytest.mark.parametrize(
+    "more, said",
+    [
+        (["--eval_every=15"], ["--eval_every must be a multiple of --steps_per_execution (10)", "15"]),
+        (["--eval_samples=0"], ["--eval_samples must be at least 1", "0"]),
+        (["--eval_samples=20"], ["as many images as there are features, got 20 of 64"]),
+        (["--features=inception", "--inception=nowhere.pb"], ["3 channels"]),
+        (["--eval_cfg_scale=-1"], ["--cfg_scale must not be negative"]),
+        (["--reference=nowhere"], ["--reference=nowhere must be"]),
+        (["--logical_cpus=0", "--eval_num_steps=1001"], ["--num_steps must be from 1 to 1000", "1001"]),
+    ],
+)
+def test_bad_flags_are_told_before_the_training(run, tmp_path, more, said):
+    with pytest.raises(ValueError) as error:
+        run(tmp_path, *more)
+    assert all(word in str(error.value) for word in said), error.value
+    assert not (tmp_path / "metrics.jsonl").exists()
