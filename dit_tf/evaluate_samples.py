@@ -46,6 +46,8 @@ def evaluate_samples(options):
     replace_file(options.output, (json.dumps(metrics, indent=1) + "\n").encode())
     evaluator.remove()
     print(scores.table())
+    for doubt in scores.doubts():
+        print(doubt)
     print(f"of {scores.count:,} images: {options.output}")
 
 
@@ -60,7 +62,9 @@ def make_evaluator(options, strategy, shape, batch_size, partial, reference=None
         reference = Reference("--reference", options.reference, CHANNELS)
         statistics, images = reference.statistics(*(*extractor.widths, None)[:2]), reference.images
     else:
-        images = reference = reference or open_set("--reference", options.reference, options.reference_split, options)
+        images = reference = reference or open_set(
+            "--reference", options.reference, options.reference_split, options, otherwise=shape[0]
+        )
     how = dict(
         num_reference_images=options.num_reference_images, dtype=options.precision_recall_dtype,
         allow_few_samples=options.allow_few_samples,
@@ -70,13 +74,14 @@ def make_evaluator(options, strategy, shape, batch_size, partial, reference=None
     return evaluator, facts
 
 
-def open_set(flag, value, split, options):
-    """What --reference or --samples names, as an image set."""
+def open_set(flag, value, split, options, otherwise=None):
+    """What --reference or --samples names, as an image set. otherwise: the side in pixels that images of a data set are
+    cropped to, where neither --image_size nor the data set has one."""
     if value.endswith(".npz"):
         return NpzImages(flag, value, CHANNELS)
     if os.path.isdir(value):
         return ImageFolder(flag, value)
-    return open_images(flag, value, split, options.data_dir, options.image_size, options.crop)
+    return open_images(flag, value, split, options.data_dir, options.image_size, options.crop, otherwise=otherwise)
 
 
 def versions():

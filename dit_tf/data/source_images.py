@@ -4,40 +4,33 @@ import contextlib
 import os
 import re
 
-import numpy as np
-import tensorflow as tf
-import tqdm
-
 from dit_tf.config import CROPS
-from dit_tf.data.class_names import UNLABELLED
-from dit_tf.data.damage import reason_of
 from dit_tf.data.pipeline import examples_in_order, open_dataset
-
-_LABELS_AT_ONCE = 1024
-_SLOW = 2.0  # seconds after which a bar shows that it goes on
 
 
 class SourceImages:
     """The first `limit` images of a Source's split (None: all), in stored order, none mirrored; an image set.
 
-    count: how many. shape: (H, W, C). image_size: their side after the centre crop; None: their own, if all have one.
-    flag: what the data set was given as. ValueError, one sentence that begins with the flag and the name, for stored
-    latents, for images of several sizes without image_size, for a split that is not there, and where a record cannot
-    be read.
+    count: how many. shape: (H, W, C). image_size: their side after the centre crop; None: their own if all have one,
+    else `otherwise`. flag: what the data set was given as. ValueError, one sentence that begins with the flag and the
+    name, for stored latents, for images of several sizes and no side to crop them to, for a split that is not there,
+    and where a record cannot be read.
     """
 
-    def __init__(self, flag, source, split, image_size=None, crop="fast", limit=None):
+    def __init__(self, flag, source, split, image_size=None, crop="fast", limit=None, otherwise=None):
         self._title = f"{flag}={source.name}"
         with _reworded(flag, source.name):
             self._spec = source.spec(split)
         if self._spec.vae_sha256:
             raise ValueError(_of_latents(self._title))
-        if image_size is None and self._spec.image_size is None:
+        if image_size is None:
+            image_size = self._spec.image_size or otherwise
+        if image_size is None:
             raise ValueError(
                 f"{self._title} has images of several sizes, or not square: add --image_size=256, or another side in "
                 "pixels that they are all cropped to."
             )
-        if image_size is not None and image_size < 1:
+        if image_size < 1:
             raise ValueError(f"{self._title}: --image_size must be at least 1, got {image_size}.")
         if crop not in CROPS:
             raise ValueError(f"{self._title}: --crop must be one of {', '.join(CROPS)}, got {crop!r}.")
@@ -46,7 +39,7 @@ class SourceImages:
             raise ValueError(f"{self._title}: --num_examples must be from 1 to {available}, got {limit}.")
         self.count = available if limit is None else limit
         self._flag, self._source, self._split, self._crop = flag, _First(source, self.count), split, crop
-        self._size = self._spec.image_size if image_size is None else image_size
+        self._size = image_size
         self.shape = (self._size, self._size, self._spec.channels)
 
     def batches(self, batch_size, first=0):
@@ -60,26 +53,6 @@ class SourceImages:
         with _reworded(self._flag, self._source.name):
             for images, labels, _ in examples_in_order(self._source, self._split, **wanted):
                 yield images, labels
-
-    def labels(self):
-        """(N,) int64, or None where the data set has no classes. Nothing is decoded, but records of TensorFlow Datasets
-        are read whole: minutes for a million."""
-        if self._spec.classes == UNLABELLED:
-            return None
-        records = self._source.in_order(self._split).map(_label).batch(_LABELS_AT_ONCE).prefetch(tf.data.AUTOTUNE)
-        labels = []
-        bar = tqdm.tqdm(total=self.count, unit="label", desc="labels", delay=_SLOW, leave=False, dynamic_ncols=True)
-        try:
-            with bar:
-                for batch in records.as_numpy_iterator():
-                    labels.append(batch)
-                    bar.update(len(batch))
-        except tf.errors.OpError as error:
-            where = self._source.damaged_file(self._split) or "one of its records"
-            raise ValueError(
-                f"{self._title}: {where} cannot be read ({reason_of(error)}); restore it, or make the data set anew."
-            ) from error
-        return np.concatenate(labels)
 
     def provenance(self):
         """Which images these are: JSON."""
@@ -99,7 +72,7 @@ class _First:
         return self._source.in_order(split, first).take(max(0, self._count - first))
 
 
-def open_images(flag, name, split, data_dir=None, image_size=None, crop="fast", limit=None):
+def open_images(flag, name, split, data_dir=None, image_size=None, crop="fast", limit=None, otherwise=None):
     """The `SourceImages` of what a user has typed after `flag`, where it is neither an .npz nor a folder that is there.
 
     data_dir: as of `open_dataset`. ValueError as there, in one sentence that begins with the flag and the name and,
@@ -109,11 +82,7 @@ def open_images(flag, name, split, data_dir=None, image_size=None, crop="fast", 
         raise ValueError(_of_latents(f"{flag}={name}"))
     with _reworded(flag, name):
         source = open_dataset(name, data_dir)
-    return SourceImages(flag, source, split, image_size, crop, limit)
-
-
-def _label(record):
-    return record["label"]
+    return SourceImages(flag, source, split, image_size, crop, limit, otherwise)
 
 
 def _of_latents(title):

@@ -7,6 +7,7 @@ the header against the entry's length. Whatever is wrong is one ValueError that 
 """
 
 import contextlib
+import functools
 import hashlib
 import io
 import json
@@ -201,7 +202,13 @@ class NpzImages:
 
 
 def sha256_of(path):
-    """Of a file, in hexadecimal."""
+    """Of a file, in hexadecimal; read once as long as its size and date stay."""
+    status = os.stat(path)
+    return _sha256_of(path, status.st_size, status.st_mtime_ns)
+
+
+@functools.lru_cache
+def _sha256_of(path, *version):
     digest, size, name = hashlib.sha256(), os.path.getsize(path), os.path.basename(path)
     bar = tqdm.tqdm(total=size, unit="B", unit_scale=True, desc=f"sha256 {name}", delay=_SLOW, dynamic_ncols=True)
     with bar, open(path, "rb") as file:

@@ -8,6 +8,8 @@ from dit_tf.evaluation.precision_recall import precision_and_recall
 from dit_tf.evaluation.references import StoredStatistics
 from dit_tf.evaluation.statistics import Statistics
 
+_VISIBLE = 0.005  # of a distance that is printed with two decimals
+
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
@@ -45,6 +47,15 @@ class Scores:
             self.title: self.fid.distance, "sFID": self.sfid.distance, "IS": self.inception_score,
             "Precision": self.precision, "Recall": self.recall,
         }  # fmt: skip
+
+    def doubts(self):
+        """A sentence for each distance whose printed digits rounding may have moved: one of singular covariances."""
+        pairs = ((self.title, self.fid), ("sFID", self.sfid))
+        return [
+            f"Rounding may have moved {name} by {value.error:.2g}: there are too few images for its covariances."
+            for name, value in pairs
+            if value is not None and value.error > max(_VISIBLE, 1e-3 * value.distance)
+        ]
 
     def logged(self):
         """{name: number} for the log of a training, each with its count: "FID-10K", "precision-10K"."""

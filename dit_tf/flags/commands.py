@@ -93,7 +93,7 @@ def define_evaluate(values):
     define.string("dataset", None, "Of --make_reference and --likelihood; default: the training's.")
     define.string("split", None, "Of --dataset; default: train, of --likelihood test.")
     define.string("samples_split", "train", "Where --samples is a data set.")
-    define.integer("image_size", None, "Side in pixels of data sets; default: the model's, or their own.")
+    define.integer("image_size", None, "Side in pixels of data sets; default: their own, or that of the samples.")
     define_crop(define, c)
     define.integer("num_examples", None, "Only the first so many images of --dataset; default: the whole split.")
     define.float("atol", None, "Absolute tolerance of dopri5; default: 1e-6 of the sampler, 1e-5 of the likelihood.")

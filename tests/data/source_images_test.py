@@ -1,9 +1,7 @@
 """Claims of a data set as images to be scored: those of its split in order, from anywhere, and one sentence else."""
 
 import json
-import os
 import re
-import shutil
 
 import numpy as np
 import pytest
@@ -13,7 +11,6 @@ from dit_tf.data import latent_spec, pipeline
 from dit_tf.data import source as source_module
 from dit_tf.data.latent_records import LatentSource, ShardWriter
 from dit_tf.data.preprocessing import decode_image
-from dit_tf.data.source import Unlabelled
 from dit_tf.data.source_images import SourceImages, open_images
 from tests.data.latents import SPEC
 
@@ -107,22 +104,6 @@ def test_images_of_one_size_may_have_another(digits, real):
     np.testing.assert_allclose(batch, means, atol=0.75)
 
 
-def test_labels_are_read_without_their_images(greys, tmp_path):
-    for i in range(10):
-        (tmp_path / f"images/{i // 5}/{i}.png").unlink()
-    labels = SourceImages("--samples", greys, "train", image_size=6).labels()
-    assert labels.tolist() == [0] * 5 + [1] * 5 and labels.dtype == np.int64
-    assert SourceImages("--samples", greys, "train", image_size=6, limit=6).labels().tolist() == [0] * 5 + [1]
-
-
-def test_labels_of_a_prepared_data_set_are_those_of_its_images(digits, real):
-    np.testing.assert_array_equal(SourceImages("--samples", digits, "test").labels(), real[1])
-
-
-def test_a_data_set_without_classes_has_no_labels(digits):
-    assert SourceImages("--samples", Unlabelled(digits), "test").labels() is None
-
-
 def test_other_images_have_another_provenance(digits):
     first = SourceImages("--samples", digits, "test").provenance()
     assert first == dict(dataset="digits", split="test", image_size=8, crop="fast", images=360)
@@ -158,6 +139,12 @@ def test_images_of_several_sizes_need_one(greys):
     )
 
 
+def test_images_of_several_sizes_may_take_that_of_others(greys, digits):
+    assert SourceImages("--reference", greys, "train", otherwise=5).shape[:2] == (5, 5)
+    assert SourceImages("--reference", greys, "train", image_size=6, otherwise=5).shape[:2] == (6, 6)
+    assert SourceImages("--reference", digits, "train", otherwise=5).shape == (8, 8, 1)  # they have their own
+
+
 def test_latents_are_no_images(tmp_path):
     wanted = f"--samples=latents:{tmp_path} has latents, images are needed: give the data set that they were encoded"
     assert refusal(open_images, "--samples", f"latents:{tmp_path}", "train").startswith(wanted)
@@ -173,15 +160,6 @@ def test_a_damaged_image_is_told_by_the_flag(greys, plain_crop, tmp_path):
     images = SourceImages("--reference", greys, "train", image_size=6)
     message = refusal(lambda: list(images.batches(4)))
     assert message.startswith(f"--reference={greys.name}: 1/8.png cannot be read (")
-
-
-def test_a_damaged_file_of_labels_is_named(data_dir, tmp_path):
-    shutil.copytree(data_dir, tmp_path / "copy")
-    source = pipeline.open_dataset("digits", str(tmp_path / "copy"))
-    (path,) = source.builder.info.splits["test"].filepaths
-    os.truncate(path, os.path.getsize(path) // 2)
-    message = refusal(SourceImages("--samples", source, "test").labels)
-    assert message.startswith(f"--samples=digits: {path} cannot be read (") and "make the data set anew" in message
 
 
 def test_a_data_set_is_opened_by_name(data_dir, real):

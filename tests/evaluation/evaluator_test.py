@@ -10,8 +10,10 @@ import tensorflow as tf
 from dit_tf.evaluation import feature_set
 from dit_tf.evaluation.evaluator import Evaluator, evenly_spaced
 from dit_tf.evaluation.extractor import InceptionExtractor, PixelExtractor
+from dit_tf.evaluation.frechet import Frechet
 from dit_tf.evaluation.inception import load_inception
 from dit_tf.evaluation.npz_file import NpzImages
+from dit_tf.evaluation.scores import Scores
 
 _GOLDENS = pathlib.Path(__file__).parents[1] / "goldens" / "adm"
 
@@ -150,13 +152,18 @@ def test_one_reference_serves_many_sets(pixels, tmp_path, rng):
      (500, "pixels", "FD-pixels-500"), (2_500, "inception", "FID-2500")],
 )  # fmt: skip
 def test_a_distance_is_called_after_its_count(count, features, title):
-    from dit_tf.evaluation.frechet import Frechet
-    from dit_tf.evaluation.scores import Scores
-
     distance = Frechet(9.62, 0.0)
     scores = Scores(features, count, distance, distance, 121.5, 0.67, None)
     assert scores.title == title and scores.table().split()[0] == title
     assert "9.62" in scores.table() and scores.table().split()[-1] == "-"
+
+
+def test_a_distance_that_rounding_may_have_moved_is_told():
+    """Beyond the two decimals that are printed, and beyond a thousandth of the distance."""
+    sure, unsure, large = Frechet(9.62, 1e-7), Frechet(9.62, 0.02), Frechet(1090.0, 0.02)
+    told = [Scores("inception", 10, fid, sure, 1.0, 1.0, 1.0).doubts() for fid in (sure, unsure, large)]
+    assert told[0] == told[2] == []
+    assert told[1] == ["Rounding may have moved FID-10 by 0.02: there are too few images for its covariances."]
 
 
 def test_reference_images_are_evenly_spaced():
