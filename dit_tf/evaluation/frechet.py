@@ -15,6 +15,7 @@ is 6e-7 of the distance at most.
 from typing import NamedTuple
 
 import numpy as np
+import scipy.linalg
 
 _EPS = np.finfo(np.float64).eps
 _LAPACK = 8.0  # spacings of float64 at the norm, which errors of factors and eigenvalues stay within in practice
@@ -78,10 +79,12 @@ def frechet_with_error(mu1, sigma1, mu2, sigma2):
 def _trace_by_cholesky(sigma1, sigma2):
     """The trace of the root and its error, or None where that is not certain to be small."""
     try:
-        product = np.linalg.cholesky(sigma1).T @ np.linalg.cholesky(sigma2)
+        lower1, lower2 = (scipy.linalg.cholesky(sigma, lower=True, check_finite=False) for sigma in (sigma1, sigma2))
     except np.linalg.LinAlgError:  # not positive definite
         return None
-    eigenvalues = np.maximum(np.linalg.eigvalsh(product @ product.T), 0.0)
+    upper = scipy.linalg.blas.dsyrk(1.0, lower1.T @ lower2)  # half of M M^T, which is all that is looked at
+    eigenvalues = scipy.linalg.eigvalsh(upper, lower=False, overwrite_a=True, check_finite=False)
+    eigenvalues = np.maximum(eigenvalues, 0.0)
     # An error E in S1 moves the eigenvalues of S2^1/2 S1 S2^1/2, and so these, by |E| |S2| at most (Weyl 1912).
     unknown = _LAPACK * _EPS * np.linalg.norm(sigma1) * np.linalg.norm(sigma2)
     roots = np.sqrt(eigenvalues)

@@ -5,17 +5,21 @@ The scatter is the sum of (x - mean)(x - mean)^T. Two parts a and b join exactly
     n = n_a + n_b,   d = mean_b - mean_a
     mean = mean_a + d n_b / n,   scatter = scatter_a + scatter_b + d d^T n_a n_b / n
 
-Every part is centred on its own mean before anything is squared, and all of it is in float64. The shorter form, the sum
-of x x^T less n mean mean^T, subtracts two large numbers where the mean is far from zero, and loses the digits that they
-share; here nothing is subtracted after squaring. The product of a part with itself goes through BLAS.
+All of it is in float64. Within one array the squares are of differences c from the mean of its first rows, which BLAS
+adds up block by block in the upper triangle; at the end their own mean is taken out: scatter = sum c c^T - n d d^T with
+d = sum c / n. The first rows are among the others, so n d d^T is no more than n / rows times the scatter, and what the
+subtraction may lose is a digit. The shorter form, the sum of x x^T less n mean mean^T, loses all the digits that the two
+share where the mean is far from zero.
 """
 
 import dataclasses
 from typing import NamedTuple
 
 import numpy as np
+import scipy.linalg.blas
 
-_ROWS = 8192  # of a part: 128 MiB in float64 at 2048 features
+_TILE = 256  # on a side of what is mirrored at once
+_ROWS = 1024  # of a block: 16 MiB in float64 at 2048 features
 
 
 class Gaussian(NamedTuple):
@@ -40,20 +44,25 @@ class Statistics:
         features = np.asarray(features)
         if features.ndim != 2 or 0 in features.shape:
             raise ValueError(f"Features must be (images, numbers), with at least one of each, got {features.shape}.")
-        statistics = cls._of_part(features[:_ROWS])
-        for start in range(_ROWS, len(features), _ROWS):
-            statistics = statistics.merge(cls._of_part(features[start : start + _ROWS]))
-        return statistics
-
-    @classmethod
-    def _of_part(cls, features):
-        features = features.astype(np.float64)
-        mean = features.mean(axis=0)
-        if not np.isfinite(mean).all():
-            rows = np.flatnonzero(~np.isfinite(features).all(axis=1))
-            raise ValueError(f"Features must be finite: NaN or infinity in {len(rows)} of {len(features)} images.")
-        features -= mean
-        return cls(len(features), mean, features.T @ features)
+        width = features.shape[1]
+        centre = features[:_ROWS].mean(axis=0, dtype=np.float64)
+        total, squares = np.zeros(width), np.zeros((width, width), order="F")
+        block = np.empty((min(_ROWS, len(features)), width))
+        for start in range(0, len(features), _ROWS):
+            part = features[start : start + _ROWS]
+            with np.errstate(invalid="ignore"):  # infinity less infinity; see below
+                rows = np.subtract(part, centre, out=block[: len(part)])
+            total += rows.sum(axis=0)
+            squares = scipy.linalg.blas.dsyrk(1.0, rows.T, beta=1.0, c=squares, overwrite_c=True)
+        if not np.isfinite(total).all():
+            broken = sum(
+                np.count_nonzero(~np.isfinite(features[start : start + _ROWS]).all(axis=1))
+                for start in range(0, len(features), _ROWS)
+            )
+            raise ValueError(f"Features must be finite: NaN or infinity in {broken} of {len(features)} images.")
+        difference = total / len(features)
+        squares = scipy.linalg.blas.dsyr(-float(len(features)), difference, a=squares, overwrite_a=True)
+        return cls(len(features), centre + difference, _mirrored(squares))
 
     def merge(self, other):
         """Statistics of both sets together; either may come first. ValueError where D differs."""
@@ -75,3 +84,13 @@ class Statistics:
 
     def gaussian(self):
         return Gaussian(self.mean, self.covariance(), self.count)
+
+
+def _mirrored(upper):
+    """The symmetric matrix of an upper triangle, in place."""
+    for start in range(0, len(upper), _TILE):
+        rows = slice(start, start + _TILE)
+        corner = upper[rows, rows]
+        corner[:] = np.triu(corner) + np.triu(corner, 1).T
+        upper[start + _TILE :, rows] = upper[rows, start + _TILE :].T
+    return upper
