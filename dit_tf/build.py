@@ -146,11 +146,21 @@ def make_extractor(features, inception_file, shape, batch_size, strategy):
     if shape is not None and shape[-1] != 3:
         raise ValueError(f"--features=inception needs images of 3 channels, got {shape[-1]}: take --features=pixels.")
     if inception_file is None:
-        path = os.path.join(os.path.expanduser(DOWNLOADS), os.path.basename(inception.ADDRESS))
-        inception_file = download(inception.ADDRESS, path)
+        inception_file = fetch_inception()
     with strategy.scope():
         network = inception.load_inception(inception_file)
     return InceptionExtractor(network, batch_size, strategy)
+
+
+def fetch_inception():
+    """The path of the published network, which is downloaded if it is not there yet."""
+    path = os.path.join(os.path.expanduser(DOWNLOADS), os.path.basename(inception.ADDRESS))
+    if not os.path.exists(path):
+        print(f"Inception of 2015-12-05, 96 MB: {inception.ADDRESS}", flush=True)
+    try:
+        return download(inception.ADDRESS, path)
+    except ValueError as error:
+        raise ValueError(f"{str(error).rstrip('.')}; or name the file with --inception.") from error
 
 
 def weights_of(model):

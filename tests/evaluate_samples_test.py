@@ -1,16 +1,19 @@
 """`python -m dit_tf.evaluate`: ADM's five numbers by one command, of files, folders, data sets and models."""
 
+import functools
+import http.server
 import io
 import json
 import pathlib
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from dit_tf import evaluate, flags, sample
+from dit_tf import build, evaluate, flags, sample
 from dit_tf.evaluation import feature_set
 
 _GOLDENS = pathlib.Path(__file__).parent / "goldens" / "adm"
@@ -200,3 +203,20 @@ def test_bad_flags_name_the_flag_the_rule_and_the_value(run, drawn, more, said):
 def test_a_missing_network_says_what_to_fetch(run):
     with pytest.raises(ValueError, match="--inception=nowhere.pb is no file: fetch https://"):
         run(f"--reference={_REFERENCE}", f"--samples={_SAMPLES}", "--inception=nowhere.pb", "--allow_few_samples")
+
+
+def test_the_published_network_is_fetched_or_the_flag_is_named(monkeypatch, tmp_path, inception_file):
+    """From a server on the loopback; and from nowhere."""
+    monkeypatch.setattr(build, "DOWNLOADS", str(tmp_path))
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=inception_file.parent)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}/{inception_file.name}"
+        monkeypatch.setattr(build.inception, "ADDRESS", address)
+        path = build.fetch_inception()
+        server.shutdown()
+    assert path == build.fetch_inception() == str(tmp_path / inception_file.name)
+    assert pathlib.Path(path).read_bytes() == inception_file.read_bytes()
+    pathlib.Path(path).unlink()
+    with pytest.raises(ValueError, match="could not be fetched .* put it at .*; or name the file with --inception.$"):
+        build.fetch_inception()

@@ -7,9 +7,9 @@ The scatter is the sum of (x - mean)(x - mean)^T. Two parts a and b join exactly
 
 All of it is in float64. Within one array the squares are of differences c from the mean of its first rows, which BLAS
 adds up block by block in the upper triangle; at the end their own mean is taken out: scatter = sum c c^T - n d d^T with
-d = sum c / n. The first rows are among the others, so n d d^T is no more than n / rows times the scatter, and all that the
-subtraction may lose is a digit. The shorter form, the sum of x x^T less n mean mean^T, loses all that the two terms
-share, where the mean is far from zero.
+d = sum c / n. The first rows are among the others, so n d d^T is no more than n / rows times the scatter, and the
+subtraction may cost a digit. The shorter form, the sum of x x^T less n mean mean^T, loses all the digits that the two
+terms share, where the mean is far from zero.
 """
 
 import dataclasses
