@@ -39,6 +39,10 @@ class ImageFolder:
         for begin in range(first, self.count, batch_size):
             yield np.stack([self._read(name) for name in self._names[begin : begin + batch_size]])
 
+    def provenance(self):
+        """Which images these are: JSON."""
+        return dict(folder=self.path, sha256=self.sha256(), images=self.count, size=list(self.shape))
+
     def sha256(self):
         """Of names and contents: that of the lines which `sha256sum` prints for the files in the order of the bytes of
         their names."""
