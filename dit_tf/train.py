@@ -6,6 +6,7 @@
 The same command again resumes from the newest checkpoint, bit for bit as if it had never stopped.
 """
 
+import contextlib
 import dataclasses
 import os
 
@@ -19,11 +20,14 @@ from dit_tf.evaluate_training import TrainingEvaluation
 from dit_tf.models.autoencoder_kl import SCALING_FACTOR
 from dit_tf.models.costs import count_parameters, training_flops
 from dit_tf.pretrained.fine_tuning import start_from
+from dit_tf.runtime.background_saver import BackgroundSaver
 from dit_tf.runtime.checkpoint import Checkpoints
 from dit_tf.runtime.distribution import check_batch, make_strategy
 from dit_tf.runtime.image_files import replace_file, write_grid
 from dit_tf.runtime.metrics_log import MetricsLog
 from dit_tf.runtime.peak_flops import measure_peak_flops
+from dit_tf.runtime.preemption import Preempted, StopRequest
+from dit_tf.runtime.workdir import hold, is_remote, writing_to
 from dit_tf.samplers.generate import in_batches
 from dit_tf.samplers.options import SamplerOptions
 from dit_tf.training import callbacks
@@ -32,6 +36,12 @@ SAMPLES_PER_CLASS, MAX_SAMPLES = 5, 50
 
 
 def main(options):
+    with contextlib.ExitStack() as resources:
+        train(options, resources, resources.enter_context(StopRequest()))
+
+
+def train(options, resources, stop_request):
+    """resources: where the work directory's lock and the thread that saves are entered, to end with the run."""
     check_intervals(options)
     strategy = make_strategy(options.strategy, options.tpu, options.logical_cpus)
     check_batch("--global_batch_size", options.global_batch_size, strategy)
@@ -41,7 +51,7 @@ def main(options):
         vae = build.load_vae(options.vae, options.precision, spec.vae_sha256) if options.vae else None
     config = run_config(options, spec, vae)
     workdir = options.workdir or default_workdir(config)
-    checkpoints = Checkpoints(workdir, keep=options.keep_checkpoints)
+    checkpoints = Checkpoints(workdir, options.keep_checkpoints, options.keep_checkpoint_hours)
 
     with strategy.scope():
         model = build.make_model(config)
@@ -52,8 +62,11 @@ def main(options):
             config, model, None if spec.vae_sha256 else vae,  # stored latents are encoded already
             stop_step=options.train_steps, steps_per_execution=options.steps_per_execution, jit=options.xla,
         )  # fmt: skip
+    resources.enter_context(hold(workdir))
     start = checkpoints.restore(trainer.checkpoint_state()) or 0
-    replace_file(os.path.join(workdir, "flags.txt"), flags.resolved(options).encode())
+    saver = resources.enter_context(BackgroundSaver(checkpoints, start))
+    with writing_to(workdir):
+        replace_file(os.path.join(workdir, "flags.txt"), flags.resolved(options).encode())
     announce(config, trainer, workdir, start)
 
     stream = dict(image_size=config.image_size, seed=config.seed, crop=config.crop)
@@ -68,7 +81,7 @@ def main(options):
     texts = build.model_texts(config, spec.classes)
 
     def save(step):
-        checkpoints.save(step, trainer.checkpoint_state(), texts)
+        saver.save(step, trainer.checkpoint_state(), texts)
 
     metrics_log = MetricsLog(workdir, start)
     throughput = callbacks.Throughput(config.global_batch_size, training_flops(trainer.model, 1), measure_peak_flops())
@@ -77,6 +90,7 @@ def main(options):
         callbacks.ProgressBar(throughput),
         callbacks.LogMetrics(options.log_every, metrics_log, throughput),
         callbacks.SaveCheckpoint(options.checkpoint_every, save),
+        callbacks.StopWhenAsked(stop_request),
     ]
     if vae is not None or config.codec == "pixels":
         draw = picture(config, trainer, vae, spec.classes, workdir)
@@ -89,8 +103,10 @@ def main(options):
         progress[-1].catch_up(start, options.train_steps)
     try:
         trainer.fit(batches, progress)
-    except KeyboardInterrupt:
+        saver.wait()
+    except (KeyboardInterrupt, Preempted):
         save(trainer.current_step())
+        saver.wait()
         raise
     except tf.errors.OpError as error:
         # It may be a record that cannot be read, somewhere in the execution that failed: TensorFlow does not say which.
@@ -98,7 +114,8 @@ def main(options):
         damage = first_damaged(source, config.split, first=first, count=count, **stream)
         raise ValueError(damage) from error if damage else error
     path = os.path.join(workdir, "model.keras")
-    build.save_model(path, config, spec.classes, trainer.ema_tensors())
+    with writing_to(workdir):
+        build.save_model(path, config, spec.classes, trainer.ema_tensors())
     print(f"Finished at step {trainer.current_step()}. Averaged weights: {path}")
 
 
@@ -149,6 +166,8 @@ def check_intervals(options):
     for name in ("steps_per_execution", "train_steps", "checkpoint_every", "log_every"):
         if getattr(options, name) < 1:
             raise ValueError(f"--{name} must be at least 1, got {getattr(options, name)}.")
+    if options.eval_every and is_remote(options.workdir or ""):
+        raise ValueError(f"--eval_every needs a --workdir on a local disk, got --workdir={options.workdir}.")
     for name in ("checkpoint_every", "log_every", "sample_every", "eval_every"):
         if getattr(options, name) % options.steps_per_execution:
             raise ValueError(
@@ -195,7 +214,8 @@ def picture(config, trainer, vae, classes, workdir):
     def draw(step):
         _, drawn = next(in_batches(sample, trainer.ema_tensors(), labels, 0, len(labels)))
         path = os.path.join(workdir, "samples", f"{step:08d}.png")
-        write_grid(path, drawn.images, [classes.caption(label) for label in labels], min(config.num_classes, 10))
+        with writing_to(workdir):
+            write_grid(path, drawn.images, [classes.caption(label) for label in labels], min(config.num_classes, 10))
 
     return draw
 

@@ -6,6 +6,8 @@ import sys
 
 from absl import app, flags, logging
 
+from dit_tf.runtime.preemption import START_AGAIN, Preempted
+
 FLAGS = flags.FLAGS
 
 
@@ -36,6 +38,9 @@ def _guarded(main, argv, resumes):
     except ValueError as error:
         logging.debug("Where it was raised:", exc_info=True)  # shown with --verbosity=1
         sys.exit(f"{command}: {error}")
+    except Preempted:
+        print(f"\n{command}: ended by SIGTERM; the same command goes on where it stopped.", file=sys.stderr)
+        sys.exit(START_AGAIN)
     except KeyboardInterrupt:
         consequence = "the same command goes on where it stopped" if resumes else "nothing was written"
         print(f"\n{command}: interrupted; {consequence}.", file=sys.stderr)

@@ -5,7 +5,10 @@ import math
 import os
 
 import numpy as np
+import tensorflow as tf
 from PIL import Image, ImageDraw
+
+from dit_tf.runtime.workdir import is_remote
 
 _MIN_TILE = 48  # pixels; smaller images are enlarged by a whole factor, without smoothing
 _CAPTION = 14
@@ -45,7 +48,11 @@ def _fitted(draw, caption, width):
 
 def replace_file(path, content):
     """Write bytes to a file all at once; missing directories are made. What a killed run leaves, PATH.unfinished, the
-    next one overwrites."""
+    next one overwrites. On gs:// a file is there when it has been written whole."""
+    if is_remote(path):
+        with tf.io.gfile.GFile(path, "wb") as file:
+            file.write(content)
+        return
     os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
     unfinished = f"{path}.unfinished"
     with open(unfinished, "wb") as file:

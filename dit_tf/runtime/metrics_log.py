@@ -6,6 +6,8 @@ import os
 
 import tensorflow as tf
 
+from dit_tf.runtime.workdir import writing_to
+
 
 class MetricsLog:
     """One JSON object a line: {"step": ..., name: value, ...}, steps ascending.
@@ -15,36 +17,38 @@ class MetricsLog:
     """
 
     def __init__(self, workdir, start_step):
-        self.path = os.path.join(workdir, "metrics.jsonl")
-        self._drop_after(start_step)
+        self.workdir, self.path = workdir, os.path.join(workdir, "metrics.jsonl")
+        with writing_to(workdir):
+            self._drop_after(start_step)
         # TensorFlow 2.21 no longer brings the tensorboard package, and its tf.summary.scalar fails without it.
         self._writer = tf.summary.create_file_writer(workdir) if importlib.util.find_spec("tensorboard") else None
 
     def write(self, step, values):
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
-        if self._writer is not None:
-            with self._writer.as_default(step=step):
-                for name, value in values.items():
-                    tf.summary.scalar(name, value)
+        with writing_to(self.workdir):
+            with tf.io.gfile.GFile(self.path, "a") as file:
+                file.write(json.dumps({"step": step, **values}) + "\n")
+            if self._writer is not None:
+                with self._writer.as_default(step=step):
+                    for name, value in values.items():
+                        tf.summary.scalar(name, value)
 
     def has(self, step, name):
         """Whether a value of that name was written at that step."""
-        if not os.path.exists(self.path):
+        if not tf.io.gfile.exists(self.path):
             return False
         return any(line["step"] == step and name in line for line in map(json.loads, _whole_lines(self.path)))
 
     def _drop_after(self, step):
-        if not os.path.exists(self.path):
+        if not tf.io.gfile.exists(self.path):
             return
         kept = [line for line in _whole_lines(self.path) if json.loads(line)["step"] <= step]
         temporary = f"{self.path}.{os.getpid()}"
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.writelines(kept)
-        os.replace(temporary, self.path)
+        with tf.io.gfile.GFile(temporary, "w") as file:
+            file.write("".join(kept))
+        tf.io.gfile.rename(temporary, self.path, overwrite=True)
 
 
 def _whole_lines(path):
     """Without a last line that a killed run left unfinished."""
-    with open(path, encoding="utf-8") as file:
+    with tf.io.gfile.GFile(path) as file:
         return [line for line in file if line.endswith("}\n")]

@@ -17,8 +17,10 @@ import zipfile
 
 import h5py
 import keras
+import tensorflow as tf
 
 from dit_tf.runtime.bounded_file import BoundedFile
+from dit_tf.runtime.workdir import is_remote
 
 _WEIGHTS = "model.weights.h5"
 _MOST_AT_ONCE = 2**22  # bytes of a text and of the archive's directory, whatever their lengths say
@@ -27,13 +29,15 @@ _CHUNK = 2**20
 
 
 def save(path, model, texts):
-    """Write a built model and {name: text}; the bytes follow from these alone. Missing directories are made.
+    """Write a built model and {name: text}; the bytes follow from these alone. Missing directories are made. A path on
+    gs:// gets a copy of a temporary file ($TMPDIR).
 
     Weights go to a file beside `path` first and then into the archive, one at a time: no copy of them is held. The file
     gets its name at the end, so that an interrupted save leaves the one that was there.
     """
-    directory = os.path.dirname(os.path.abspath(path))
-    os.makedirs(directory, exist_ok=True)
+    remote = is_remote(path)
+    directory = None if remote else os.path.dirname(os.path.abspath(path))
+    tf.io.gfile.makedirs(os.path.dirname(path) if remote else directory)
     described = {
         "metadata.json": json.dumps({"keras_version": keras.__version__}),
         "config.json": json.dumps(keras.saving.serialize_keras_object(model)),
@@ -48,7 +52,10 @@ def save(path, model, texts):
             entry.file_size = os.path.getsize(weights_path)
             with open(weights_path, "rb") as source, archive.open(entry, "w") as target:
                 shutil.copyfileobj(source, target, _CHUNK)
-        os.replace(archive_path, path)
+        if remote:
+            tf.io.gfile.copy(archive_path, path, overwrite=True)
+        else:
+            os.replace(archive_path, path)
 
 
 def read_text(path, name):

@@ -8,6 +8,8 @@ import time
 import keras
 import tqdm
 
+from dit_tf.runtime.preemption import Preempted
+
 
 class _Every(keras.callbacks.Callback):
     """Calls `fire(step, logs)` whenever a multiple of `every` steps has been passed, and at the end; 0 means never."""
@@ -101,6 +103,24 @@ class SaveCheckpoint(_Every):
 
     def fire(self, step, logs):
         self.save(step)
+
+
+class StopWhenAsked(keras.callbacks.Callback):
+    """Ends the training at the boundary after a `StopRequest`, before whatever the callbacks behind this one would do.
+
+    Raises `Preempted`.
+    """
+
+    def __init__(self, request):
+        super().__init__()
+        self.request = request
+
+    def on_train_begin(self, logs=None):
+        if self.request.asked:
+            raise Preempted
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.on_train_begin()
 
 
 class DrawSamples(_Every):

@@ -1,14 +1,17 @@
 """What was saved comes back bit for bit, the newest that can be read; nothing half written is ever taken for one."""
 
+import hashlib
 import logging
+import math
 import os
+import resource
 import shutil
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from dit_tf.runtime.checkpoint import Checkpoints
+from dit_tf.runtime.checkpoint import Checkpoints, spaced
 
 _VALUES = {
     "params/dit/patch_embedder/kernel": np.random.default_rng(0).standard_normal((3, 5)).astype(np.float32),
@@ -80,6 +83,40 @@ def test_the_newest_checkpoints_stay(tmp_path):
     assert sorted(os.listdir(checkpoints.directory)) == ["00000010", "00000100"]
 
 
+def test_one_of_every_so_many_hours_stays(tmp_path):
+    checkpoints, state = Checkpoints(str(tmp_path), keep=1, keep_hours=2), state_of({"step": np.int32(0)})
+    for hour in range(1, 9):
+        checkpoints.save(hour, state, {})
+        os.utime(f"{checkpoints.path(hour)}/{_INDEX}", times=(3600 * hour, 3600 * hour))
+    checkpoints.save(9, state, {})  # its time is now
+    assert checkpoints.steps() == [1, 3, 5, 7, 9]
+
+
+def test_what_is_spaced_does_not_change_when_others_are_deleted():
+    times = dict(enumerate(np.cumsum(np.random.default_rng(0).exponential(1.0, 200))))
+    chosen = spaced(times, 2.5)
+    assert 10 < len(chosen) < 80 and 0 in chosen
+    assert spaced({step: times[step] for step in chosen}, 2.5) == chosen
+    ordered = [times[step] for step in sorted(chosen)]
+    assert (np.diff(ordered) >= 2.5).all()
+
+
+def test_an_unreadable_newest_checkpoint_does_not_push_out_a_readable_one(tmp_path):
+    checkpoints, state = Checkpoints(str(tmp_path), keep=1), state_of({"step": np.int32(0)})
+    checkpoints.save(10, state, {})
+    _DAMAGE["short data"](checkpoints.path(10))
+    checkpoints.save(5, state, {})  # a run that began anew
+    assert checkpoints.restore(state) == 5
+    checkpoints.save(10, state, {})
+    assert checkpoints.steps() == [10] and checkpoints.restore(state) == 10
+
+
+@pytest.mark.parametrize("hours", [-1, math.nan, math.inf])
+def test_hours_that_are_none_are_refused(hours):
+    with pytest.raises(ValueError, match=f"--keep_checkpoint_hours must be a number from 0 on, got {hours}"):
+        Checkpoints("anywhere", keep_hours=hours)
+
+
 @pytest.mark.parametrize("keep", [0, -1])
 def test_keeping_no_checkpoint_is_refused(keep):
     with pytest.raises(ValueError, match=f"--keep_checkpoints must be at least 1, got {keep}"):
@@ -122,6 +159,11 @@ _DAMAGE = {
     "no index": lambda path: os.remove(f"{path}/{_INDEX}"),
     "flipped byte of the index": lambda path: flip(f"{path}/{_INDEX}", 10),
     "empty directory": lambda path: (shutil.rmtree(path), os.mkdir(path)),
+    "flipped byte of a text": lambda path: flip(f"{path}/run.json", 1),
+    "no text": lambda path: os.remove(f"{path}/run.json"),
+    "empty checksums": lambda path: os.truncate(f"{path}/SHA256SUMS", 0),
+    "short checksums": lambda path: os.truncate(f"{path}/SHA256SUMS", 100),
+    "flipped byte of the checksums": lambda path: flip(f"{path}/SHA256SUMS", 3),
 }
 
 
@@ -132,6 +174,22 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(checkpoints, w
     assert checkpoints.restore(state) == 1
     assert_holds(state, _VALUES | {"step": np.array(1, np.int32)})
     assert checkpoints.path(2) in warnings() and f"Using {checkpoints.path(1)}" in warnings()
+    text_is_whole = damage in ("empty data", "short data", "no data", "no index") or "of the data" in damage
+    assert text_is_whole or "index" in damage or checkpoints.read_text("run.json") == '{"of": 1}'
+
+
+def test_checksums_are_those_of_the_files_as_sha256sum_writes_them(checkpoints):
+    lines = open(f"{checkpoints.path(2)}/SHA256SUMS").read().splitlines()
+    digests = {name: digest for digest, name in (line.split("  ") for line in lines)}
+    assert digests.keys() == {_DATA, _INDEX, "run.json"} == set(os.listdir(checkpoints.path(2))) - {"SHA256SUMS"}
+    for name, digest in digests.items():
+        assert hashlib.sha256(open(f"{checkpoints.path(2)}/{name}", "rb").read()).hexdigest() == digest
+
+
+def test_a_checkpoint_of_before_there_were_checksums_is_read(checkpoints, warnings):
+    os.remove(f"{checkpoints.path(2)}/SHA256SUMS")
+    assert checkpoints.restore(blank()) == 2 and checkpoints.read_text("run.json") == '{"of": 2}'
+    assert not warnings()
 
 
 def test_a_good_checkpoint_gives_no_warning(checkpoints, warnings):
@@ -205,3 +263,50 @@ def test_a_save_that_lost_a_variable_is_an_error(tmp_path, monkeypatch):
     with pytest.raises(RuntimeError, match="step is missing there"):
         Checkpoints(str(tmp_path)).save(1, state_of(_VALUES), {})
     assert Checkpoints(str(tmp_path)).steps() == []
+
+
+@pytest.mark.parametrize("call, position", [("rename", 0), ("rename", 1), ("rmtree", 0)])
+def test_killed_while_a_checkpoint_is_replaced(checkpoints, monkeypatch, call, position):
+    """What can be read then is a whole save: the new one, the one it replaces, or the one before them."""
+
+    class Killed(BaseException):
+        pass
+
+    calls, original = [], getattr(tf.io.gfile, call)
+
+    def maybe_killed(*args):
+        calls.append(args)
+        if len(calls) > position:
+            raise Killed
+        original(*args)
+
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(tf.io.gfile, call, maybe_killed)
+        checkpoints.save(2, state_of(_VALUES), {})
+    state = blank()
+    assert (checkpoints.restore(state), state["step"].numpy()) in [(1, 1), (2, 2), (2, 7)]
+    checkpoints.save(3, state_of(_VALUES), {})
+    assert set(os.listdir(checkpoints.directory)) <= {"00000001", "00000002", "00000003"}
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_what_was_there(checkpoints):
+    """A limit on the size of files stands for it: the write fails in the same place, with another reason."""
+    large = state_of(_VALUES | {"large": np.random.default_rng(0).standard_normal(100_000).astype(np.float32)})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**18, limits[1]))
+    try:
+        with pytest.raises(ValueError, match=r"^--workdir=.* cannot be written to \(.*too large\): make room") as error:
+            checkpoints.save(3, large, {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "\n" not in str(error.value) and checkpoints.workdir in str(error.value)
+    assert sorted(os.listdir(checkpoints.directory)) == ["00000001", "00000002"]  # the room was given back
+    assert checkpoints.restore(blank()) == 2
+    checkpoints.save(3, large, {})
+    assert checkpoints.steps() == [1, 2, 3]
+
+
+def test_a_directory_that_cannot_be_is_one_sentence(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=r"^--workdir=.*/file/run cannot be written to"):
+        Checkpoints(str(tmp_path / "file" / "run")).save(1, state_of(_VALUES), {})

@@ -1,0 +1,44 @@
+"""Saves that training does not wait for: the state is copied to this host, and a thread writes it."""
+
+import concurrent.futures
+
+import tensorflow as tf
+
+
+class BackgroundSaver:
+    """One save is under way at most; the next one waits for it. Meanwhile the host holds a copy of the state.
+
+    What goes wrong in the thread is raised by the next `save` or `wait`. A context ends when nothing is under way.
+    """
+
+    def __init__(self, checkpoints, start=0):
+        """start: the step that training begins at, which needs no saving."""
+        self._checkpoints, self._step, self._pending = checkpoints, start, None
+        self._thread = concurrent.futures.ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self._thread.shutdown()
+
+    def save(self, step, state, texts):
+        """As `Checkpoints.save`. The step that was saved last is not saved again."""
+        self.wait()
+        if step != self._step:
+            copies = {name: variable.numpy() for name, variable in state.items()}
+            self._pending, self._step = self._thread.submit(self._write, step, copies, texts), step
+
+    def wait(self):
+        """Until nothing is under way. An interrupt ends the waiting alone."""
+        if self._pending is None:
+            return
+        concurrent.futures.wait([self._pending])
+        pending, self._pending = self._pending, None
+        if pending.exception() is not None:
+            self._step = None
+        pending.result()
+
+    def _write(self, step, copies, texts):
+        with tf.device("/CPU:0"):
+            self._checkpoints.save(step, {name: tf.Variable(value) for name, value in copies.items()}, texts)

@@ -1,0 +1,171 @@
+"""A training that is killed, asked to stop, cut off from its disk or robbed of its newest checkpoint ends as one that
+never stopped: bit for bit, no step twice, none missing."""
+
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from dit_tf.runtime.checkpoint import Checkpoints
+
+STEPS = 300
+_DATA = "state.data-00000-of-00001"
+_FILE_LIMIT = 2**21  # bytes: less than the 2.9 MB of a checkpoint, more than anything else that is written
+
+
+class Training:
+    """One work directory and the command that trains in it, over and over, until it is finished."""
+
+    def __init__(self, tiny_flags, workdir, checkpoint_every):
+        self.workdir, self.checkpoints = workdir, Checkpoints(str(workdir))
+        more = ["--sample_every=0", f"--checkpoint_every={checkpoint_every}", f"--train_steps={STEPS}"]
+        self.command = [sys.executable, "-m", "dit_tf.train", *tiny_flags, *more, f"--workdir={workdir}"]
+
+    def start(self, limit=None):
+        """limit: of the size of files, in bytes."""
+        before = None if limit is None else lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+        return subprocess.Popen(
+            self.command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=before
+        )
+
+    def run(self, limit=None):
+        """-> exit code, standard output, standard error."""
+        process = self.start(limit)
+        output, errors = process.communicate()
+        return process.returncode, output, errors
+
+    def interrupt(self, number, condition, delay=0.0):
+        """Send a signal `delay` seconds after the condition is met -> as `run`; the training may have ended by then."""
+        process = self.start()
+        while process.poll() is None and not condition():
+            time.sleep(0.002)
+        time.sleep(delay)
+        process.send_signal(number)
+        output, errors = process.communicate()
+        return process.returncode, output, errors
+
+    def newest(self):
+        """The newest step that has a whole checkpoint, 0 before there is one; read as a whole, with its configuration."""
+        for step in reversed(self.checkpoints.steps()):
+            try:
+                state = {name: tf.Variable(value) for name, value in variables(self.workdir, step).items()}
+                only = Checkpoints(str(self.workdir))
+                assert only.restore(state) == state["step"].numpy()
+                assert json.loads(only.read_text("run.json"))["model"] == "DiT-Mi/4"
+                return int(state["step"].numpy())
+            except (tf.errors.OpError, IndexError):
+                continue  # the one that was cut short
+        return 0
+
+    def cut_newest(self, chance):
+        path = os.path.join(self.checkpoints.path(self.checkpoints.steps()[-1]), _DATA)
+        os.truncate(path, chance.randrange(os.path.getsize(path)))
+
+    def has(self, name):
+        return lambda: os.path.exists(os.path.join(self.checkpoints.directory, name))
+
+
+def variables(workdir, step):
+    prefix, suffix = f"{workdir}/checkpoints/{step:08d}/state", "/.ATTRIBUTES/VARIABLE_VALUE"
+    reader = tf.train.load_checkpoint(prefix)
+    names = [key for key in reader.get_variable_to_shape_map() if key.endswith(suffix)]
+    return {key.removeprefix("state/").removesuffix(suffix).replace(".S", "/"): reader.get_tensor(key) for key in names}
+
+
+def assert_finished_as(workdir, unbroken):
+    expected, actual = variables(unbroken, STEPS), variables(workdir, STEPS)
+    assert actual.keys() == expected.keys() and len(actual) > 4 * 30
+    for name in expected:
+        np.testing.assert_array_equal(actual[name], expected[name], err_msg=name)
+    steps = [json.loads(line)["step"] for line in open(workdir / "metrics.jsonl")]
+    assert steps == list(range(50, STEPS + 1, 50))  # no step twice, none missing
+    unfinished = [name for name in os.listdir(workdir / "checkpoints") if not name.isdigit()]
+    assert not unfinished
+
+
+def test_five_interruptions_in_a_row(trained, tiny_flags, tmp_path):
+    training = Training(tiny_flags, tmp_path, checkpoint_every=50)
+
+    code, _, errors = training.interrupt(signal.SIGKILL, training.has("00000050"))
+    assert code == -signal.SIGKILL, errors
+    killed_at = training.newest()
+    assert 50 <= killed_at < STEPS
+
+    # Asked to stop: no step that was taken is lost.
+    code, output, errors = training.interrupt(signal.SIGTERM, training.has(f"{killed_at + 50:08d}"))
+    assert code == 75, errors
+    assert f"Resuming from step {killed_at}\n" in output
+    assert errors.rstrip().endswith("ended by SIGTERM; the same command goes on where it stopped.")
+    stopped_at = training.newest()
+    assert killed_at + 50 <= stopped_at < STEPS and stopped_at % 10 == 0
+
+    # The newest checkpoint is cut short, and the disk has no room for another.
+    training.cut_newest(random.Random(0))
+    before = training.newest()
+    assert before < stopped_at
+    code, output, errors = training.run(_FILE_LIMIT)
+    assert code == 1 and f"Resuming from step {before}\n" in output
+    assert f"checkpoints/{stopped_at:08d} ({_DATA} does not match its SHA-256)" in errors
+    assert f"--workdir={tmp_path} cannot be written to (" in errors.splitlines()[-1] and "Traceback" not in errors
+    assert training.newest() == before
+
+    # Killed in the midst of a save.
+    code, output, errors = training.interrupt(signal.SIGKILL, training.has(f"unfinished-{before // 50 * 50 + 50:08d}"))
+    assert code == -signal.SIGKILL, errors
+    killed_at = training.newest()
+    assert f"Resuming from step {before}\n" in output and killed_at in (before, before // 50 * 50 + 50)
+
+    code, output, errors = training.run()
+    assert code == 0, errors
+    assert f"Resuming from step {killed_at}\n" in output
+    assert_finished_as(tmp_path, trained)
+
+
+@pytest.mark.kills
+def test_fifty_interruptions_at_random_moments(trained, tiny_flags, tmp_path, capsys):
+    """Each is one of the four, at a random moment of the start, of the steps or of a save; a checkpoint every ten steps
+    makes the saves many. A training that has come to its end makes room for the next."""
+    chance, counts, finished, training = random.Random(0), {}, 0, None
+    for trial in range(50):
+        if training is None:
+            training = Training(tiny_flags, tmp_path / f"{trial}", checkpoint_every=10)
+        incident = chance.choice(["kill", "kill", "term", "limit", "cut"])
+        before = training.newest()
+        if incident == "cut" and len(training.checkpoints.steps()) > 1:
+            training.cut_newest(chance)
+            before = training.newest()
+        if incident == "limit":
+            code, output, errors = training.run(_FILE_LIMIT)
+            assert code == 1 and f"--workdir={training.workdir} cannot be written to (" in errors.splitlines()[-1]
+        else:
+            next_save = training.has(f"unfinished-{before + 10:08d}")
+            condition = chance.choice([lambda: True, next_save, next_save, next_save])
+            delay = chance.uniform(0, 15 if condition() else 1)
+            number = signal.SIGTERM if incident == "term" else signal.SIGKILL
+            code, output, errors = training.interrupt(number, condition, delay)
+            assert code in (0, -number, 75 if incident == "term" else -number), errors
+        assert "Traceback" not in errors
+        assert f"Resuming from step {before}\n" in output or not before or "replica(s)" not in output
+        after = training.newest()
+        assert after >= before
+        counts[incident] = counts.get(incident, 0) + 1
+        with capsys.disabled():
+            print(f"\n{trial}: {incident} at {before}, code {code}, now at {after}", end="", flush=True)
+        if after == STEPS:
+            code, _, errors = training.run()
+            assert code == 0, errors
+            assert_finished_as(training.workdir, trained)
+            training, finished = None, finished + 1
+    if training is not None:
+        code, _, errors = training.run()
+        assert code == 0, errors
+        assert_finished_as(training.workdir, trained)
+    assert sum(counts.values()) == 50 and len(counts) == 4 and finished
