@@ -1,6 +1,8 @@
 """Scores of the averaged weights while they are trained: what `python -m dit_tf.train --eval_every=5000` adds."""
 
+import hashlib
 import os
+import tempfile
 
 import tqdm
 
@@ -8,6 +10,7 @@ from dit_tf import build
 from dit_tf.data.source_images import SourceImages
 from dit_tf.evaluate_samples import make_evaluator
 from dit_tf.evaluation.scores import title_of
+from dit_tf.runtime.workdir import is_remote
 from dit_tf.samplers.drawn_images import DrawnImages
 from dit_tf.samplers.labels import random_labels
 from dit_tf.samplers.options import SamplerOptions
@@ -20,7 +23,8 @@ class TrainingEvaluation:
     """Called with a step, draws --eval_samples images from the averaged weights and gives {name: number}.
 
     It draws and looks at images on the replicas that train. What is computed of a step is kept in the work directory
-    until its numbers are there, and of the reference for good, so that a killed run goes on.
+    until its numbers are there, and of the reference for good, so that a killed run goes on; in the directory of
+    temporary files where the work directory is on gs://.
     """
 
     def __init__(self, options, config, trainer, vae, source, workdir):
@@ -38,6 +42,8 @@ class TrainingEvaluation:
         reference = None
         if not options.reference:
             reference = SourceImages("--dataset", source, config.split, config.image_size, config.crop)
+        if is_remote(workdir):  # features are memory-mapped
+            workdir = os.path.join(tempfile.gettempdir(), hashlib.sha256(workdir.encode()).hexdigest()[:16])
         partial = os.path.join(workdir, "evaluation", "step")
         batch_size = -(-_BATCH // strategy.num_replicas_in_sync) * strategy.num_replicas_in_sync
         images = self._images({})
