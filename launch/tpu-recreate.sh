@@ -13,7 +13,7 @@ answer() {
     local errors
     errors=$(mktemp)
     if ! "$@" 2>"$errors"; then
-        if grep -q NOT_FOUND "$errors"; then
+        if grep -q -e NOT_FOUND -e 'was not found' "$errors"; then
             echo MISSING
         else
             cat "$errors" >&2

@@ -82,7 +82,7 @@ use_libtpu() {
     export TPU_LIBRARY_PATH
 }
 
-# The server is deaf to SIGTERM: when the machine is told to go, the training still needs it to save what is on its chips.
+# Deaf to SIGTERM: when the machine is told to go, the training still needs the server, to save what is on its chips.
 serve() {
     trap '' TERM
     echo "$$" >"$here/server.pid"
@@ -93,7 +93,7 @@ serve() {
     done
 }
 
-# is_served GRPC_ADDRESSES: waits, five minutes at most, for the servers of all hosts.
+# is_served GRPC_ADDRESSES: waits, some minutes at most, for the servers of all hosts.
 is_served() {
     local host attempt
     for host in ${1//,/ }; do

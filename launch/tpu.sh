@@ -5,7 +5,7 @@
 #
 #   create    --type=v4-8 [--version=IMAGE] [--spot] [--queued]   rents the TPU; --queued waits in line for it
 #   install                                                       this checkout and its environment, on every host
-#   run       --flagfile=FILE --workdir=gs://BUCKET/PATH          trains, and again whenever it was told to stop and save
+#   run       --flagfile=FILE --workdir=gs://BUCKET/PATH          trains, and again after each exit with code 75
 #   tail      [--worker=0|1|...|all]                              follows the log
 #   status    [--queued]
 #   stop                                                          saves, then stops; the TPU stays and costs

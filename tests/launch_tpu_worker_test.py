@@ -1,4 +1,4 @@
-"""What launch/tpu-worker.sh does on a TPU's hosts: trains again on exit code 75 alone, serves a slice's chips, stops."""
+"""What launch/tpu-worker.sh does on a TPU's hosts: trains again on exit code 75 alone, serves a slice, and stops."""
 
 import fcntl
 import os
