@@ -53,7 +53,7 @@ class Training:
         return process.returncode, output, errors
 
     def newest(self):
-        """The newest step that has a whole checkpoint, 0 before there is one; read as a whole, with its configuration."""
+        """The newest step with a whole checkpoint, 0 before there is one; read as a whole, with its configuration."""
         for step in reversed(self.checkpoints.steps()):
             try:
                 state = {name: tf.Variable(value) for name, value in variables(self.workdir, step).items()}
