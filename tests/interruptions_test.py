@@ -53,7 +53,7 @@ class Training:
         return process.returncode, output, errors
 
     def newest(self):
-        """The newest step with a whole checkpoint, 0 before there is one; read as a whole, with its configuration."""
+        """The newest step that has a whole checkpoint, 0 before there is one; all of it is read."""
         for step in reversed(self.checkpoints.steps()):
             try:
                 state = {name: tf.Variable(value) for name, value in variables(self.workdir, step).items()}
@@ -94,38 +94,36 @@ def assert_finished_as(workdir, unbroken):
 def test_five_interruptions_in_a_row(trained, tiny_flags, tmp_path):
     training = Training(tiny_flags, tmp_path, checkpoint_every=50)
 
-    code, _, errors = training.interrupt(signal.SIGKILL, training.has("00000050"))
-    assert code == -signal.SIGKILL, errors
-    killed_at = training.newest()
-    assert 50 <= killed_at < STEPS
-
     # Asked to stop: no step that was taken is lost.
-    code, output, errors = training.interrupt(signal.SIGTERM, training.has(f"{killed_at + 50:08d}"))
+    code, _, errors = training.interrupt(signal.SIGTERM, training.has("00000150"))
     assert code == 75, errors
-    assert f"Resuming from step {killed_at}\n" in output
-    assert errors.rstrip().endswith("ended by SIGTERM; the same command goes on where it stopped.")
+    assert "dit_tf.train: ended by SIGTERM; the same command goes on where it stopped.\n" in errors
     stopped_at = training.newest()
-    assert killed_at + 50 <= stopped_at < STEPS and stopped_at % 10 == 0
+    assert 150 <= stopped_at < STEPS and stopped_at % 10 == 0
 
-    # The newest checkpoint is cut short, and the disk has no room for another.
+    # The newest checkpoint is cut short, and the run that does without it is killed in the midst of a save.
     training.cut_newest(random.Random(0))
     before = training.newest()
-    assert before < stopped_at
-    code, output, errors = training.run(_FILE_LIMIT)
-    assert code == 1 and f"Resuming from step {before}\n" in output
-    assert f"checkpoints/{stopped_at:08d} ({_DATA} does not match its SHA-256)" in errors
-    assert f"--workdir={tmp_path} cannot be written to (" in errors.splitlines()[-1] and "Traceback" not in errors
-    assert training.newest() == before
-
-    # Killed in the midst of a save.
-    code, output, errors = training.interrupt(signal.SIGKILL, training.has(f"unfinished-{before // 50 * 50 + 50:08d}"))
+    next_save = before // 50 * 50 + 50
+    code, output, errors = training.interrupt(signal.SIGKILL, training.has(f"unfinished-{next_save:08d}"))
     assert code == -signal.SIGKILL, errors
+    assert f"Resuming from step {before}\n" in output
+    assert f"checkpoints/{stopped_at:08d} ({_DATA} does not match its SHA-256)" in errors
     killed_at = training.newest()
-    assert f"Resuming from step {before}\n" in output and killed_at in (before, before // 50 * 50 + 50)
+    assert killed_at in (before, next_save)
 
+    # The disk has no room for another checkpoint.
+    code, output, errors = training.run(_FILE_LIMIT)
+    assert code == 1 and f"Resuming from step {killed_at}\n" in output
+    assert f"dit_tf.train: --workdir={tmp_path} cannot be written to (" in errors and "Traceback" not in errors
+    assert training.newest() == killed_at
+
+    # Once more the newest checkpoint is cut short.
+    training.cut_newest(random.Random(1))
+    before = training.newest()
     code, output, errors = training.run()
     assert code == 0, errors
-    assert f"Resuming from step {killed_at}\n" in output
+    assert f"Resuming from step {before}\n" in output
     assert_finished_as(tmp_path, trained)
 
 
@@ -144,7 +142,7 @@ def test_fifty_interruptions_at_random_moments(trained, tiny_flags, tmp_path, ca
             before = training.newest()
         if incident == "limit":
             code, output, errors = training.run(_FILE_LIMIT)
-            assert code == 1 and f"--workdir={training.workdir} cannot be written to (" in errors.splitlines()[-1]
+            assert code == 1 and f"dit_tf.train: --workdir={training.workdir} cannot be written to (" in errors
         else:
             next_save = training.has(f"unfinished-{before + 10:08d}")
             condition = chance.choice([lambda: True, next_save, next_save, next_save])

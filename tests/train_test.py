@@ -7,8 +7,10 @@ import sys
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from dit_tf import build, flags, train
+from dit_tf.runtime import workdir
 
 STEPS = 300
 
@@ -99,4 +101,34 @@ def test_a_work_directory_of_another_run_is_refused(parse, tiny_flags, trained):
     with pytest.raises(
         ValueError, match="--workdir=.*another configuration.*--ema_decay=0.5 here, 0.9 there.*--seed=4 here"
     ):
+        train.main(options)
+
+
+@pytest.mark.slow
+def test_a_work_directory_need_not_be_on_a_local_disk(parse, tiny_flags, tmp_path):
+    """ram://, which lives in this process, stands in for gs://; twenty steps, and twenty more."""
+    more = ["--checkpoint_every=20", "--log_every=10", "--sample_every=20"]
+    for place, stops in (("ram://train-test/run", (20, 40)), (str(tmp_path), (40,))):
+        for stop in stops:
+            train.main(parse(flags.define_train, *tiny_flags, *more, f"--workdir={place}", f"--train_steps={stop}"))
+    remote, local = (build.load_model(path).get_weights() for path in ("ram://train-test/run", str(tmp_path)))
+    for there, here in zip(remote, local, strict=True):
+        np.testing.assert_array_equal(there, here)
+    for name in ("samples/00000040.png", "model.keras"):
+        with tf.io.gfile.GFile(f"ram://train-test/run/{name}", "rb") as file:
+            assert file.read() == (tmp_path / name).read_bytes()
+    with tf.io.gfile.GFile("ram://train-test/run/metrics.jsonl") as file:
+        assert [json.loads(line)["step"] for line in file] == [10, 20, 30, 40]
+
+
+def test_what_is_appended_to_needs_a_local_disk(parse, tiny_flags):
+    options = parse(flags.define_train, *tiny_flags, "--workdir=gs://bucket/run", "--eval_every=100")
+    with pytest.raises(ValueError, match=r"--eval_every needs a --workdir on a local disk, got --workdir=gs://bucket"):
+        train.main(options)
+
+
+def test_two_trainings_in_one_work_directory_are_refused(parse, tiny_flags, trained, monkeypatch):
+    monkeypatch.setattr(workdir, "_PATIENCE_SECONDS", 0.0)
+    options = parse(flags.define_train, *tiny_flags, f"--workdir={trained}")
+    with workdir.hold(str(trained)), pytest.raises(ValueError, match=f"--workdir={trained} is in use by another"):
         train.main(options)

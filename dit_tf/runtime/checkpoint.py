@@ -1,6 +1,6 @@
 """Checkpoints: one directory per step, of which none is ever half there, each with the checksums of its files.
 
-    WORKDIR/checkpoints/00002000/state.index, state.data-00000-of-00001, texts such as run.json, and SHA256SUMS
+    WORKDIR/checkpoints/00002000/state.index, state.data-00000-of-00001, run.json, ..., saved_at.txt, SHA256SUMS
 
 On a local disk a checkpoint is written beside its place and renamed into it. On gs:// a directory cannot be renamed at
 once: there it is written in its place, and one without SHA256SUMS, the last file written, is unfinished.
@@ -10,6 +10,7 @@ import dataclasses
 import logging
 import os
 import re
+import time
 
 import tensorflow as tf
 
@@ -19,6 +20,7 @@ from dit_tf.runtime.workdir import is_remote, reason, writing_to
 _VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"  # how TensorFlow ends the names of variables in its files
 _UNREADABLE = (tf.errors.OpError, IndexError, AssertionError, ValueError)  # an IndexError is a file cut short
 _UNFINISHED = "unfinished-"
+_SAVED_AT = "saved_at.txt"  # Unix seconds; the time of a file does not outlive its copying
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,8 +146,7 @@ class Checkpoints:
         steps = [step for step in self.steps() if step <= newest]
         stay = set(steps[-self.keep :])
         if self.keep_hours:
-            saved = {step: tf.io.gfile.stat(os.path.join(self.path(step), "state.index")).mtime_nsec for step in steps}
-            stay |= spaced(saved, self.keep_hours * 3600e9)
+            stay |= spaced({step: _saved_at(self.path(step)) for step in steps}, self.keep_hours * 3600)
         return [step for step in steps if step not in stay]
 
 
@@ -163,10 +164,19 @@ def _write(directory, state, texts):
     tf.train.Checkpoint(state=state).write(prefix)
     if _differences(prefix, state):  # Keras objects drop entries without a word; an explicit dict must not
         raise RuntimeError(f"{prefix} does not hold what was saved: {_differences(prefix, state)}.")
-    for name, text in texts.items():
+    for name, text in {**texts, _SAVED_AT: f"{time.time():.0f}\n"}.items():
         with tf.io.gfile.GFile(os.path.join(directory, name), "w") as file:
             file.write(text)
     write_checksums(directory)
+
+
+def _saved_at(directory):
+    """When a checkpoint was saved, in Unix seconds; where that cannot be read, as in older ones, the time of a file."""
+    try:
+        with tf.io.gfile.GFile(os.path.join(directory, _SAVED_AT)) as file:
+            return float(file.read())
+    except (tf.errors.NotFoundError, ValueError):
+        return tf.io.gfile.stat(directory).mtime_nsec / 1e9
 
 
 def _remove_tree(path):

@@ -50,6 +50,7 @@ def replace_file(path, content):
     """Write bytes to a file all at once; missing directories are made. What a killed run leaves, PATH.unfinished, the
     next one overwrites. On gs:// a file is there when it has been written whole."""
     if is_remote(path):
+        tf.io.gfile.makedirs(os.path.dirname(path))
         with tf.io.gfile.GFile(path, "wb") as file:
             file.write(content)
         return

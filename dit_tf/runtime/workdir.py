@@ -16,7 +16,7 @@ _HELD = (errno.EAGAIN, errno.EACCES)  # what flock says of another's lock; the s
 
 def is_remote(path):
     """Whether a path is on a file system such as gs://, where a directory cannot be renamed at once."""
-    return "://" in path
+    return "://" in os.fspath(path)
 
 
 @contextlib.contextmanager

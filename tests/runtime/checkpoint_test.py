@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import math
 import os
 import resource
 import shutil
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from dit_tf.runtime.checkpoint import Checkpoints, spaced
+from dit_tf.runtime.checkpoint import Checkpoints
 
 _VALUES = {
     "params/dit/patch_embedder/kernel": np.random.default_rng(0).standard_normal((3, 5)).astype(np.float32),
@@ -75,54 +74,6 @@ def test_without_a_checkpoint_nothing_is_restored(tmp_path):
     assert Checkpoints(str(tmp_path)).read_text("run.json") is None
 
 
-def test_the_newest_checkpoints_stay(tmp_path):
-    checkpoints, state = Checkpoints(str(tmp_path), keep=2), state_of({"step": np.int32(0)})
-    for step in (5, 9, 10, 100):
-        checkpoints.save(step, state, {})
-    assert checkpoints.steps() == [10, 100]
-    assert sorted(os.listdir(checkpoints.directory)) == ["00000010", "00000100"]
-
-
-def test_one_of_every_so_many_hours_stays(tmp_path):
-    checkpoints, state = Checkpoints(str(tmp_path), keep=1, keep_hours=2), state_of({"step": np.int32(0)})
-    for hour in range(1, 9):
-        checkpoints.save(hour, state, {})
-        os.utime(f"{checkpoints.path(hour)}/{_INDEX}", times=(3600 * hour, 3600 * hour))
-    checkpoints.save(9, state, {})  # its time is now
-    assert checkpoints.steps() == [1, 3, 5, 7, 9]
-
-
-def test_what_is_spaced_does_not_change_when_others_are_deleted():
-    times = dict(enumerate(np.cumsum(np.random.default_rng(0).exponential(1.0, 200))))
-    chosen = spaced(times, 2.5)
-    assert 10 < len(chosen) < 80 and 0 in chosen
-    assert spaced({step: times[step] for step in chosen}, 2.5) == chosen
-    ordered = [times[step] for step in sorted(chosen)]
-    assert (np.diff(ordered) >= 2.5).all()
-
-
-def test_an_unreadable_newest_checkpoint_does_not_push_out_a_readable_one(tmp_path):
-    checkpoints, state = Checkpoints(str(tmp_path), keep=1), state_of({"step": np.int32(0)})
-    checkpoints.save(10, state, {})
-    _DAMAGE["short data"](checkpoints.path(10))
-    checkpoints.save(5, state, {})  # a run that began anew
-    assert checkpoints.restore(state) == 5
-    checkpoints.save(10, state, {})
-    assert checkpoints.steps() == [10] and checkpoints.restore(state) == 10
-
-
-@pytest.mark.parametrize("hours", [-1, math.nan, math.inf])
-def test_hours_that_are_none_are_refused(hours):
-    with pytest.raises(ValueError, match=f"--keep_checkpoint_hours must be a number from 0 on, got {hours}"):
-        Checkpoints("anywhere", keep_hours=hours)
-
-
-@pytest.mark.parametrize("keep", [0, -1])
-def test_keeping_no_checkpoint_is_refused(keep):
-    with pytest.raises(ValueError, match=f"--keep_checkpoints must be at least 1, got {keep}"):
-        Checkpoints("anywhere", keep=keep)
-
-
 def test_the_newest_is_restored_and_a_step_can_be_saved_again(checkpoints):
     state = blank()
     assert checkpoints.restore(state) == 2
@@ -181,7 +132,11 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(checkpoints, w
 def test_checksums_are_those_of_the_files_as_sha256sum_writes_them(checkpoints):
     lines = open(f"{checkpoints.path(2)}/SHA256SUMS").read().splitlines()
     digests = {name: digest for digest, name in (line.split("  ") for line in lines)}
-    assert digests.keys() == {_DATA, _INDEX, "run.json"} == set(os.listdir(checkpoints.path(2))) - {"SHA256SUMS"}
+    assert (
+        digests.keys()
+        == {_DATA, _INDEX, "run.json", "saved_at.txt"}
+        == set(os.listdir(checkpoints.path(2))) - {"SHA256SUMS"}
+    )
     for name, digest in digests.items():
         assert hashlib.sha256(open(f"{checkpoints.path(2)}/{name}", "rb").read()).hexdigest() == digest
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+import time
 
 import numpy as np
 import pytest
@@ -89,7 +90,9 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(checkpoints, caplog):
     assert "00000002 (state.data-00000-of-00001 does not match its SHA-256)" in caplog.text
 
 
-def test_one_of_every_so_many_hours_stays(checkpoints):
-    several = Checkpoints(checkpoints.workdir, keep=1, keep_hours=1)
-    several.save(3, state_of(3), {})
-    assert several.steps() == [1, 3]
+def test_one_of_every_so_many_hours_stays(checkpoints, monkeypatch):
+    several, now = Checkpoints(checkpoints.workdir, keep=1, keep_hours=1), time.time()
+    for step in (3, 4, 5):
+        monkeypatch.setattr(time, "time", lambda: now + 1900.0 * step)  # noqa: B023
+        several.save(step, state_of(step), {})
+    assert several.steps() == [1, 3, 5]
