@@ -82,10 +82,11 @@ def make_process(config):
     )
 
 
-def make_train_step(config, model, vae=None):
+def make_train_step(config, model, vae=None, *, remat=False):
+    """remat: less memory for a third more FLOPs, see `dit_tf.models.remat`; the gradients stay what they are."""
     return TrainStep(
         model,
-        call_with,
+        functools.partial(call_with, remat=remat),
         make_process(config),
         make_codec(config, vae),
         AdamW(learning_rate=config.learning_rate, weight_decay=config.weight_decay),
@@ -93,9 +94,10 @@ def make_train_step(config, model, vae=None):
     )
 
 
-def make_trainer(config, model, vae=None, *, stop_step, steps_per_execution=1, jit=True):
-    """Call it inside the strategy's scope, where model and vae must have been made too."""
-    step = make_train_step(config, model, vae)
+def make_trainer(config, model, vae=None, *, stop_step, steps_per_execution=1, jit=True, **step_options):
+    """Call it inside the strategy's scope, where model and vae must have been made too. step_options: of
+    `make_train_step`."""
+    step = make_train_step(config, model, vae, **step_options)
     return DiTTrainer(step, seed=config.seed, stop_step=stop_step, steps_per_execution=steps_per_execution, jit=jit)
 
 

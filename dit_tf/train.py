@@ -51,6 +51,7 @@ def main(options):
         trainer = build.make_trainer(
             config, model, None if spec.vae_sha256 else vae,  # stored latents are encoded already
             stop_step=options.train_steps, steps_per_execution=options.steps_per_execution, jit=options.xla,
+            remat=options.remat,
         )  # fmt: skip
     start = checkpoints.restore(trainer.checkpoint_state()) or 0
     replace_file(os.path.join(workdir, "flags.txt"), flags.resolved(options).encode())

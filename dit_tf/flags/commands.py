@@ -56,6 +56,7 @@ def define_train(values):
     define_reference(define, " Default: the training split.")
     define.integer("steps_per_execution", 50, "Steps per call of the compiled function.")
     define.bool("xla", True, "Compile the step with XLA (always on a TPU).")
+    define.bool("remat", False, "Compute each block's activations twice: a fraction of the memory, 1.33 of the FLOPs.")
     define_devices(define)
 
 
