@@ -82,8 +82,9 @@ def make_process(config):
     )
 
 
-def make_train_step(config, model, vae=None, *, remat=False):
-    """remat: less memory for a third more FLOPs, see `dit_tf.models.remat`; the gradients stay what they are."""
+def make_train_step(config, model, vae=None, *, remat=False, accumulation_steps=1):
+    """What saves memory and leaves the gradients what they are: remat (a third more FLOPs, `dit_tf.models.remat`) and
+    the number of parts that a replica's batch is computed in."""
     return TrainStep(
         model,
         functools.partial(call_with, remat=remat),
@@ -91,6 +92,7 @@ def make_train_step(config, model, vae=None, *, remat=False):
         make_codec(config, vae),
         AdamW(learning_rate=config.learning_rate, weight_decay=config.weight_decay),
         config.ema_decay,
+        accumulation_steps=accumulation_steps,
     )
 
 

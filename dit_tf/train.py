@@ -35,6 +35,7 @@ def main(options):
     check_intervals(options)
     strategy = make_strategy(options.strategy, options.tpu, options.logical_cpus)
     check_batch("--global_batch_size", options.global_batch_size, strategy)
+    check_parts(options, strategy)
     source = open_dataset(options.dataset, options.data_dir, unlabelled=options.unconditional)
     spec = source.spec(options.split)
     with strategy.scope():
@@ -51,7 +52,7 @@ def main(options):
         trainer = build.make_trainer(
             config, model, None if spec.vae_sha256 else vae,  # stored latents are encoded already
             stop_step=options.train_steps, steps_per_execution=options.steps_per_execution, jit=options.xla,
-            remat=options.remat,
+            remat=options.remat, accumulation_steps=options.accumulation_steps,
         )  # fmt: skip
     start = checkpoints.restore(trainer.checkpoint_state()) or 0
     replace_file(os.path.join(workdir, "flags.txt"), flags.resolved(options).encode())
@@ -156,6 +157,16 @@ def check_intervals(options):
                 f"--{name} must be a multiple of --steps_per_execution ({options.steps_per_execution}), got "
                 f"{getattr(options, name)}."
             )
+
+
+def check_parts(options, strategy):
+    """ValueError unless a replica's share of the batch can be computed in --accumulation_steps equal parts."""
+    share = options.global_batch_size // strategy.num_replicas_in_sync
+    if options.accumulation_steps < 1 or share % options.accumulation_steps:
+        raise ValueError(
+            f"--accumulation_steps must divide the examples of a replica ({share} of --global_batch_size="
+            f"{options.global_batch_size}), got {options.accumulation_steps}."
+        )
 
 
 def check_same_run(config, checkpoints):

@@ -120,6 +120,8 @@ def test_bad_input_ends_in_one_sentence_without_a_traceback(command, tmp_path):
         ("--split=validation", ["split", "validation", "train, test"]),
         ("--checkpoint_every=7", ["--checkpoint_every", "multiple of --steps_per_execution", "got 7"]),
         ("--checkpoint_every=0", ["--checkpoint_every", "at least 1", "got 0"]),
+        ("--accumulation_steps=3", ["--accumulation_steps", "divide", "16", "got 3"]),
+        ("--accumulation_steps=0", ["--accumulation_steps", "divide", "16", "got 0"]),
         ("--strategy=several", ["--strategy", "several", "mirrored"]),
         ("--learning_rate=-1", ["--learning_rate", "positive", "-1"]),
         ("--ema_decay=1", ["--ema_decay", "below 1", "got 1"]),

@@ -24,17 +24,40 @@ class State(NamedTuple):
 class TrainStep:
     state_type = State
 
-    def __init__(self, model, call_with, process, codec, optimizer, ema_decay):
-        """call_with(model, params, (x, t, y)): the model as a function of its weights."""
+    def __init__(self, model, call_with, process, codec, optimizer, ema_decay, *, accumulation_steps=1):
+        """call_with(model, params, (x, t, y)): the model as a function of its weights. accumulation_steps: parts that a
+        batch is computed in, one after the other."""
         self.model, self.call_with = model, call_with
         self.process, self.codec = process, codec
         self.optimizer, self.ema_decay = optimizer, ema_decay
+        self.accumulation_steps = accumulation_steps
 
     def loss_and_gradients(self, params, frozen, batch, seed, step):
         """params: list; frozen: the codec's encoder; batch: examples (N, ...) that the codec encodes, labels (N,) and
         places in the global batch (N,) int32; seed int64 and step int32 scalars -> ({name: mean over the batch}, dense
         gradients). The randomness of a row is a function of (seed, step, place in the global batch), so it does not
-        matter which replica holds it."""
+        matter which replica holds it, nor which part of the batch."""
+        if self.accumulation_steps == 1:
+            return self._of_part(params, frozen, batch, seed, step)
+        parts = [self._split(x) for x in batch]
+
+        def add(i, sums):
+            part = self._of_part(params, frozen, [x[i] for x in parts], seed, step)
+            return i + 1, tf.nest.map_structure(tf.add, sums, part)
+
+        zeros = {name: tf.zeros(()) for name in self.process.loss_names}, [tf.zeros_like(p) for p in params]
+        count = self.accumulation_steps
+        _, sums = tf.while_loop(lambda i, _: i < count, add, (tf.constant(0), zeros), maximum_iterations=count)
+        return tf.nest.map_structure(lambda value: value / count, sums)
+
+    def _split(self, x):
+        """(N, ...) -> (parts, N / parts, ...)"""
+        size, count = x.shape[0], self.accumulation_steps
+        if size is not None and size % count:
+            raise ValueError(f"--accumulation_steps must divide the {size} examples of a replica, got {count}.")
+        return tf.reshape(x, (count, -1 if size is None else size // count, *x.shape[1:]))
+
+    def _of_part(self, params, frozen, batch, seed, step):
         examples, labels, row = batch
         seeds = RowSeeds(seed, row, step)
         x = self.codec.encode(frozen, examples, seeds)

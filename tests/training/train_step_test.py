@@ -132,3 +132,32 @@ def test_no_gradient_is_sparse_and_none_is_missing(steps, model):
     for gradient, variable in zip(gradients, model.trainable_variables):
         assert isinstance(gradient, tf.Tensor) and gradient.shape == variable.shape
         assert np.abs(gradient).max() > 0, variable.path
+
+
+def test_a_batch_in_four_parts_has_the_losses_and_gradients_of_the_whole(model):
+    """From the golden weights, 4 x 64 against 256: every row keeps its place, hence its noise, time and dropout."""
+    rng = np.random.default_rng(0)
+    batch = tf.constant(rng.standard_normal((256, 8, 8, 4)), tf.float32), tf.range(256) % 10, tf.range(256)
+    params = [tf.convert_to_tensor(v.value) for v in model.trainable_variables]
+
+    def computed(parts):
+        functions = TrainStep(
+            model, call_with, GaussianDiffusion(), Latents, AdamW(), ema_decay=0.9999, accumulation_steps=parts
+        )
+        compute = tf.function(functions.loss_and_gradients, autograph=False)
+        return compute(params, [], batch, tf.constant(0, tf.int64), tf.constant(5))
+
+    (losses, gradients), (whole_losses, whole_gradients) = computed(4), computed(1)
+    assert losses.keys() == whole_losses.keys()
+    for name, value in whole_losses.items():
+        np.testing.assert_allclose(losses[name], value, rtol=1e-5)
+    for gradient, whole in zip(gradients, whole_gradients):
+        # float32 sums in another order; the K part of the qkv bias, truly zero, is within the whole bias.
+        np.testing.assert_allclose(gradient, whole, atol=1e-5 * np.abs(whole).max())
+
+
+def test_parts_that_do_not_divide_the_batch_are_refused(model):
+    functions = TrainStep(model, call_with, GaussianDiffusion(), Latents, AdamW(), 0.9999, accumulation_steps=3)
+    batch = tf.zeros((16, 8, 8, 4)), tf.range(16), tf.range(16)
+    with pytest.raises(ValueError, match="--accumulation_steps must divide the 16 examples of a replica, got 3"):
+        functions.loss_and_gradients([], [], batch, tf.constant(0, tf.int64), tf.constant(0))
