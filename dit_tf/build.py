@@ -92,6 +92,7 @@ def make_train_step(config, model, vae=None, *, remat=False, accumulation_steps=
         make_codec(config, vae),
         AdamW(learning_rate=config.learning_rate, weight_decay=config.weight_decay),
         config.ema_decay,
+        clip_norm=config.clip_norm,
         accumulation_steps=accumulation_steps,
     )
 

@@ -42,6 +42,7 @@ def define_train(values):
     define.integer("global_batch_size", c.global_batch_size, "Examples per step over all replicas.")
     define.float("learning_rate", c.learning_rate, "AdamW's, constant.")
     define.float("weight_decay", c.weight_decay, "AdamW's, decoupled.")
+    define.float("clip_norm", c.clip_norm, "Longest that the gradient of all weights may be; 0: any.")
     define.float("ema_decay", c.ema_decay, "Of the averaged weights that are sampled from.")
     define.integer("seed", c.seed, "Of weights, data order and noise.")
     define.integer("train_steps", 400_000, "The step to stop at; a resumed run counts from where it was.")

@@ -24,13 +24,14 @@ class State(NamedTuple):
 class TrainStep:
     state_type = State
 
-    def __init__(self, model, call_with, process, codec, optimizer, ema_decay, *, accumulation_steps=1):
-        """call_with(model, params, (x, t, y)): the model as a function of its weights. accumulation_steps: parts that a
-        batch is computed in, one after the other."""
+    def __init__(self, model, call_with, process, codec, optimizer, ema_decay, *, clip_norm=0.0, accumulation_steps=1):
+        """call_with(model, params, (x, t, y)): the model as a function of its weights. clip_norm: the longest that the
+        gradients of all weights together may be, 0: any. accumulation_steps: parts that a batch is computed in, one
+        after the other."""
         self.model, self.call_with = model, call_with
         self.process, self.codec = process, codec
         self.optimizer, self.ema_decay = optimizer, ema_decay
-        self.accumulation_steps = accumulation_steps
+        self.clip_norm, self.accumulation_steps = clip_norm, accumulation_steps
 
     def loss_and_gradients(self, params, frozen, batch, seed, step):
         """params: list; frozen: the codec's encoder; batch: examples (N, ...) that the codec encodes, labels (N,) and
@@ -71,7 +72,18 @@ class TrainStep:
         gradients = tape.gradient(losses["loss"], params, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         return losses, [tf.convert_to_tensor(g) for g in gradients]  # the label table's gradient comes as IndexedSlices
 
-    def update(self, state, gradients, step):
-        """State and gradients -> State; step int32 counts the updates from 1."""
+    @property
+    def log_names(self):
+        """The keys of what `update` logs, known before anything is traced."""
+        return (*self.process.loss_names, "grad_norm")
+
+    def update(self, state, losses, gradients, step):
+        """Losses and gradients are means over all replicas; step int32 counts the updates from 1 -> (State, losses
+        and `grad_norm`, the length of all gradients together, before clipping)."""
+        norm = tf.linalg.global_norm(gradients)
+        if self.clip_norm:
+            scale = self.clip_norm / tf.maximum(norm, self.clip_norm)
+            gradients = [scale * g for g in gradients]
         params, m, v = self.optimizer.update(state.params, state.m, state.v, gradients, step)
-        return State(params, m, v, ema_update(state.ema, params, self.ema_decay))
+        new = State(params, m, v, ema_update(state.ema, params, self.ema_decay))
+        return new, losses | {"grad_norm": norm}

@@ -55,7 +55,8 @@ class DiTTrainer(keras.Model):
         return [tf.convert_to_tensor(v.value) for v in self.variables_of.ema]
 
     def train_step(self, batch):
-        """One step in the replica context on this replica's share of the batch -> the global means of the losses."""
+        """One step in the replica context on this replica's share of the batch -> global means of the losses, and the
+        length of the gradient."""
         replica = tf.distribute.get_replica_context()
         step = tf.convert_to_tensor(self.step.value)
         state = State(*([tf.convert_to_tensor(v.value) for v in variables] for variables in self.variables_of))
@@ -67,11 +68,11 @@ class DiTTrainer(keras.Model):
         losses, gradients = replica.all_reduce(
             tf.distribute.ReduceOp.SUM, tf.nest.map_structure(lambda value: value * share, (losses, gradients))
         )
-        new = compiled(self.functions.update)(state, gradients, step + 1)
+        new, logs = compiled(self.functions.update)(state, losses, gradients, step + 1)
         for variable, value in zip(tf.nest.flatten(self.variables_of), tf.nest.flatten(new)):
             variable.value.assign(value)  # each replica its own copy: no reduction, they are equal already
         self.step.value.assign(step + 1)
-        return losses
+        return logs
 
     def _compiled_on_host_devices(self, strategy):
         """A TPU replica function is compiled as a whole, and a nested must-compile call would leave the TPU."""
@@ -93,7 +94,7 @@ class DiTTrainer(keras.Model):
                 losses = {name: strategy.experimental_local_results(value)[0] for name, value in losses.items()}
                 return i + 1, {name: sums[name] + value for name, value in losses.items()}
 
-            zeros = {name: tf.zeros(()) for name in self.functions.process.loss_names}
+            zeros = {name: tf.zeros(()) for name in self.functions.log_names}
             _, sums = tf.while_loop(lambda i, _: i < count, one_step, (tf.constant(0), zeros))
             return {name: value / tf.cast(count, tf.float32) for name, value in sums.items()}
 
