@@ -97,11 +97,10 @@ def make_train_step(config, model, vae=None, *, remat=False, accumulation_steps=
     )
 
 
-def make_trainer(config, model, vae=None, *, stop_step, steps_per_execution=1, jit=True, **step_options):
-    """Call it inside the strategy's scope, where model and vae must have been made too. step_options: of
-    `make_train_step`."""
-    step = make_train_step(config, model, vae, **step_options)
-    return DiTTrainer(step, seed=config.seed, stop_step=stop_step, steps_per_execution=steps_per_execution, jit=jit)
+def make_trainer(config, model, vae=None, *, remat=False, accumulation_steps=1, **options):
+    """Call it inside the strategy's scope, where model and vae must have been made too. options: of `DiTTrainer`."""
+    step = make_train_step(config, model, vae, remat=remat, accumulation_steps=accumulation_steps)
+    return DiTTrainer(step, seed=config.seed, **options)
 
 
 def make_sampler(config, model, options, strategy=None, vae=None):

@@ -52,7 +52,7 @@ def main(options):
         trainer = build.make_trainer(
             config, model, None if spec.vae_sha256 else vae,  # stored latents are encoded already
             stop_step=options.train_steps, steps_per_execution=options.steps_per_execution, jit=options.xla,
-            remat=options.remat, accumulation_steps=options.accumulation_steps,
+            max_bad_steps=options.max_bad_steps, remat=options.remat, accumulation_steps=options.accumulation_steps,
         )  # fmt: skip
     start = checkpoints.restore(trainer.checkpoint_state()) or 0
     replace_file(os.path.join(workdir, "flags.txt"), flags.resolved(options).encode())
@@ -77,6 +77,7 @@ def main(options):
     progress = [
         throughput,
         callbacks.ProgressBar(throughput),
+        callbacks.ReportBadSteps(),
         callbacks.LogMetrics(options.log_every, metrics_log, throughput),
         callbacks.SaveCheckpoint(options.checkpoint_every, save),
     ]
@@ -148,7 +149,7 @@ def default_workdir(config):
 
 def check_intervals(options):
     """ValueError unless every periodic event falls on the end of an execution."""
-    for name in ("steps_per_execution", "train_steps", "checkpoint_every", "log_every"):
+    for name in ("steps_per_execution", "train_steps", "checkpoint_every", "log_every", "max_bad_steps"):
         if getattr(options, name) < 1:
             raise ValueError(f"--{name} must be at least 1, got {getattr(options, name)}.")
     for name in ("checkpoint_every", "log_every", "sample_every", "eval_every"):

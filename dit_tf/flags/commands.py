@@ -48,6 +48,7 @@ def define_train(values):
     define.integer("train_steps", 400_000, "The step to stop at; a resumed run counts from where it was.")
     define.integer("checkpoint_every", 1000, "Steps between checkpoints.")
     define.integer("keep_checkpoints", 3, "How many of the newest checkpoints stay.")
+    define.integer("max_bad_steps", 10, "Stop after so many steps in a row whose loss or gradient is not finite.")
     define.integer("log_every", 100, "Steps between lines of metrics.jsonl.")
     define.integer("sample_every", 5000, "Steps between pictures of samples; 0: none.")
     define.integer("eval_every", 0, "Steps between evaluations of the averaged weights; 0: none.")

@@ -79,11 +79,19 @@ class TrainStep:
 
     def update(self, state, losses, gradients, step):
         """Losses and gradients are means over all replicas; step int32 counts the updates from 1 -> (State, losses
-        and `grad_norm`, the length of all gradients together, before clipping)."""
+        and `grad_norm`, the length of all gradients together, before clipping). Where the loss or that length is not
+        finite the state stays as it was."""
         norm = tf.linalg.global_norm(gradients)
         if self.clip_norm:
             scale = self.clip_norm / tf.maximum(norm, self.clip_norm)
             gradients = [scale * g for g in gradients]
         params, m, v = self.optimizer.update(state.params, state.m, state.v, gradients, step)
         new = State(params, m, v, ema_update(state.ema, params, self.ema_decay))
-        return new, losses | {"grad_norm": norm}
+        logs = losses | {"grad_norm": norm}
+        good = is_finite(logs)
+        return tf.nest.map_structure(lambda after, before: tf.where(good, after, before), new, state), logs
+
+
+def is_finite(logs):
+    """Whether the step that logged this was applied."""
+    return tf.math.is_finite(logs["loss"]) & tf.math.is_finite(logs["grad_norm"])
