@@ -82,21 +82,25 @@ def make_process(config):
     )
 
 
-def make_train_step(config, model, vae=None):
+def make_train_step(config, model, vae=None, *, remat=False, accumulation_steps=1):
+    """What saves memory and leaves the gradients what they are: remat (a third more FLOPs, `dit_tf.models.remat`) and
+    the number of parts that a replica's batch is computed in."""
     return TrainStep(
         model,
-        call_with,
+        functools.partial(call_with, remat=remat),
         make_process(config),
         make_codec(config, vae),
         AdamW(learning_rate=config.learning_rate, weight_decay=config.weight_decay),
         config.ema_decay,
+        clip_norm=config.clip_norm,
+        accumulation_steps=accumulation_steps,
     )
 
 
-def make_trainer(config, model, vae=None, *, stop_step, steps_per_execution=1, jit=True):
-    """Call it inside the strategy's scope, where model and vae must have been made too."""
-    step = make_train_step(config, model, vae)
-    return DiTTrainer(step, seed=config.seed, stop_step=stop_step, steps_per_execution=steps_per_execution, jit=jit)
+def make_trainer(config, model, vae=None, *, remat=False, accumulation_steps=1, **options):
+    """Call it inside the strategy's scope, where model and vae must have been made too. options: of `DiTTrainer`."""
+    step = make_train_step(config, model, vae, remat=remat, accumulation_steps=accumulation_steps)
+    return DiTTrainer(step, seed=config.seed, **options)
 
 
 def make_sampler(config, model, options, strategy=None, vae=None):

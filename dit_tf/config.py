@@ -39,6 +39,7 @@ class RunConfig:
     global_batch_size: int = 256
     learning_rate: float = 1e-4
     weight_decay: float = 0.0
+    clip_norm: float = 0.0  # of the gradients of all weights together; 0: not clipped
     ema_decay: float = 0.9999
     seed: int = 0
 
@@ -58,6 +59,8 @@ class RunConfig:
                     )
         if self.learning_rate <= 0:
             raise ValueError(f"--learning_rate must be positive, got {self.learning_rate}.")
+        if self.clip_norm < 0:
+            raise ValueError(f"--clip_norm must be positive, or 0 for none, got {self.clip_norm}.")
         if self.image_size < 1:
             raise ValueError(f"--image_size must be at least 1, got {self.image_size}.")
 

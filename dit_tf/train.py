@@ -45,6 +45,7 @@ def train(options, resources, stop_request):
     check_intervals(options)
     strategy = make_strategy(options.strategy, options.tpu, options.logical_cpus)
     check_batch("--global_batch_size", options.global_batch_size, strategy)
+    check_parts(options, strategy)
     source = open_dataset(options.dataset, options.data_dir, unlabelled=options.unconditional)
     spec = source.spec(options.split)
     with strategy.scope():
@@ -61,6 +62,7 @@ def train(options, resources, stop_request):
         trainer = build.make_trainer(
             config, model, None if spec.vae_sha256 else vae,  # stored latents are encoded already
             stop_step=options.train_steps, steps_per_execution=options.steps_per_execution, jit=options.xla,
+            max_bad_steps=options.max_bad_steps, remat=options.remat, accumulation_steps=options.accumulation_steps,
         )  # fmt: skip
     resources.enter_context(hold(workdir))
     start = checkpoints.restore(trainer.checkpoint_state()) or 0
@@ -88,6 +90,7 @@ def train(options, resources, stop_request):
     progress = [
         throughput,
         callbacks.ProgressBar(throughput),
+        callbacks.ReportBadSteps(),
         callbacks.LogMetrics(options.log_every, metrics_log, throughput),
         callbacks.SaveCheckpoint(options.checkpoint_every, save),
         callbacks.StopWhenAsked(stop_request),
@@ -163,7 +166,7 @@ def default_workdir(config):
 
 def check_intervals(options):
     """ValueError unless every periodic event falls on the end of an execution."""
-    for name in ("steps_per_execution", "train_steps", "checkpoint_every", "log_every"):
+    for name in ("steps_per_execution", "train_steps", "checkpoint_every", "log_every", "max_bad_steps"):
         if getattr(options, name) < 1:
             raise ValueError(f"--{name} must be at least 1, got {getattr(options, name)}.")
     if options.eval_every and is_remote(options.workdir or ""):
@@ -174,6 +177,16 @@ def check_intervals(options):
                 f"--{name} must be a multiple of --steps_per_execution ({options.steps_per_execution}), got "
                 f"{getattr(options, name)}."
             )
+
+
+def check_parts(options, strategy):
+    """ValueError unless a replica's share of the batch can be computed in --accumulation_steps equal parts."""
+    share = options.global_batch_size // strategy.num_replicas_in_sync
+    if options.accumulation_steps < 1 or share % options.accumulation_steps:
+        raise ValueError(
+            f"--accumulation_steps must divide the examples of a replica ({share} of --global_batch_size="
+            f"{options.global_batch_size}), got {options.accumulation_steps}."
+        )
 
 
 def check_same_run(config, checkpoints):

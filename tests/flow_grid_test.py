@@ -53,10 +53,10 @@ def check_training(path, prediction, loss_weight, time_distribution, precision):
     def one_step(params, batch):
         losses, gradients = step.loss_and_gradients(params, [], batch, tf.constant(0, tf.int64), tf.constant(0))
         zeros = [tf.zeros_like(p) for p in params]
-        return losses, step.update(State(params, zeros, zeros, params), gradients, tf.constant(1))
+        return step.update(State(params, zeros, zeros, params), losses, gradients, tf.constant(1))
 
-    losses, state = one_step(params, batch)
-    for value in tf.nest.flatten((losses, state)):
+    state, logs = one_step(params, batch)
+    for value in tf.nest.flatten((logs, state)):
         assert np.isfinite(value).all()
     assert any((new.numpy() != old.numpy()).any() for new, old in zip(state.params, params))
 

@@ -33,7 +33,10 @@ def command(tiny_flags):
 
 def test_it_writes_what_it_promises(trained):
     lines = [json.loads(line) for line in open(trained / "metrics.jsonl")]
-    assert lines[-1]["step"] == STEPS and {"loss", "mse", "vb", "images_per_second", "mfu"} <= lines[-1].keys()
+    assert (
+        lines[-1]["step"] == STEPS
+        and {"loss", "mse", "vb", "grad_norm", "images_per_second", "mfu"} <= lines[-1].keys()
+    )
     assert lines[-1]["loss"] < lines[0]["loss"]
     assert (trained / "samples" / f"{STEPS:08d}.png").read_bytes().startswith(b"\x89PNG")
     assert "--model=DiT-Mi/4" in (trained / "flags.txt").read_text().splitlines()
@@ -76,8 +79,12 @@ def test_bad_input_ends_in_one_sentence_without_a_traceback(command, tmp_path):
         ("--split=validation", ["split", "validation", "train, test"]),
         ("--checkpoint_every=7", ["--checkpoint_every", "multiple of --steps_per_execution", "got 7"]),
         ("--checkpoint_every=0", ["--checkpoint_every", "at least 1", "got 0"]),
+        ("--accumulation_steps=3", ["--accumulation_steps", "divide", "16", "got 3"]),
+        ("--accumulation_steps=0", ["--accumulation_steps", "divide", "16", "got 0"]),
         ("--strategy=several", ["--strategy", "several", "mirrored"]),
         ("--learning_rate=-1", ["--learning_rate", "positive", "-1"]),
+        ("--max_bad_steps=0", ["--max_bad_steps", "at least 1", "got 0"]),
+        ("--clip_norm=-1", ["--clip_norm", "positive", "got -1"]),
         ("--ema_decay=1", ["--ema_decay", "below 1", "got 1"]),
     ],
 )

@@ -42,12 +42,14 @@ def define_train(values):
     define.integer("global_batch_size", c.global_batch_size, "Examples per step over all replicas.")
     define.float("learning_rate", c.learning_rate, "AdamW's, constant.")
     define.float("weight_decay", c.weight_decay, "AdamW's, decoupled.")
+    define.float("clip_norm", c.clip_norm, "Longest that the gradient of all weights may be; 0: any.")
     define.float("ema_decay", c.ema_decay, "Of the averaged weights that are sampled from.")
     define.integer("seed", c.seed, "Of weights, data order and noise.")
     define.integer("train_steps", 400_000, "The step to stop at; a resumed run counts from where it was.")
     define.integer("checkpoint_every", 1000, "Steps between checkpoints.")
     define.integer("keep_checkpoints", 3, "How many of the newest checkpoints stay.")
     define.float("keep_checkpoint_hours", None, "One checkpoint of every so many hours stays too, for good; 0: none.")
+    define.integer("max_bad_steps", 10, "Stop after so many steps in a row whose loss or gradient is not finite.")
     define.integer("log_every", 100, "Steps between lines of metrics.jsonl.")
     define.integer("sample_every", 5000, "Steps between pictures of samples; 0: none.")
     define.integer("eval_every", 0, "Steps between evaluations of the averaged weights; 0: none.")
@@ -57,6 +59,8 @@ def define_train(values):
     define_reference(define, " Default: the training split.")
     define.integer("steps_per_execution", 50, "Steps per call of the compiled function.")
     define.bool("xla", True, "Compile the step with XLA (always on a TPU).")
+    define.bool("remat", False, "Compute each block's activations twice: a fraction of the memory, 1.33 of the FLOPs.")
+    define.integer("accumulation_steps", 1, "Parts that a replica's batch is computed in; gradients are their mean.")
     define_devices(define)
 
 

@@ -19,10 +19,10 @@ def abstract(build):
         return build()
 
 
-def call_with(model, params, inputs):
+def call_with(model, params, inputs, **options):
     """model(inputs) with `params` in the place of its trainable weights, in their order. A pure function of tensors."""
     with keras.StatelessScope(state_mapping=zip(model.trainable_variables, params)):
-        return model(inputs, training=False)
+        return model(inputs, training=False, **options)
 
 
 def count_parameters(model):

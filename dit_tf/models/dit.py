@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from dit_tf.models import blocks
 from dit_tf.models.embeddings import LabelEmbedder, PatchEmbedder, TimestepEmbedder, unpatchify
+from dit_tf.models.remat import rematerialised
 
 
 class Size(NamedTuple):
@@ -135,7 +136,8 @@ class DiT(keras.Model):
             block.build(tokens)
         self.decoder.build(tokens)
 
-    def call(self, inputs, training=False):
+    def call(self, inputs, training=False, remat=False):
+        """remat: gradients compute the activations of each block anew, see `rematerialised`."""
         x, t, y = inputs
         x = self.patch_embedder(x)  # (N, T, D)
         t_emb, y_emb = self.timestep_embedder(t), self.label_embedder(y)  # (N, D) each
@@ -146,7 +148,7 @@ class DiT(keras.Model):
         elif conditions_on is None:
             x = tf.concat([c, x], axis=1)  # (N, 2 + T, D)
         for block in self.blocks:
-            x = block(x, c)
+            x = rematerialised(block, x, c) if remat else block(x, c)
         if conditions_on is None:
             x = x[:, 2:]
         x = self.decoder(x, c)  # (N, T, p p out)

@@ -80,7 +80,7 @@ def compile_train_step(train_step, *, topology, global_batch_size, example_shape
     def one_replica(state, frozen, examples, labels, row, step):
         losses, gradients = call(losses_of)(state.params, frozen, examples, labels, row, step)
         losses, gradients = jax.lax.pmean((losses, gradients), "replica")
-        return call(train_step.update)(state, gradients, step + 1), losses
+        return call(train_step.update)(state, losses, gradients, step + 1)
 
     def call(function):
         return jax2tf.call_tf(tf.function(function, jit_compile=True, autograph=False))

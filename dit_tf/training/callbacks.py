@@ -3,12 +3,16 @@
 Each callback fires at the first execution boundary at or after a multiple of its `every` steps.
 """
 
+import math
+import sys
 import time
 
 import keras
 import tqdm
 
 from dit_tf.runtime.preemption import Preempted
+
+_BAD_STEPS = ("bad_steps", "first_bad_step")  # in the logs beside the means
 
 
 class _Every(keras.callbacks.Callback):
@@ -77,23 +81,43 @@ class ProgressBar(keras.callbacks.Callback):
         self.bar.close()
 
 
+class ReportBadSteps(keras.callbacks.Callback):
+    """A line to stderr after an execution in which steps were not applied, because they were not finite."""
+
+    def on_train_batch_end(self, batch, logs=None):
+        if logs["bad_steps"]:
+            step, count, first = self.model.completed_steps, int(logs["bad_steps"]), int(logs["first_bad_step"])
+            message = f"{count} step(s) up to {step} not applied: loss or gradient not finite, first at step {first}."
+            tqdm.tqdm.write(message, file=sys.stderr)
+
+
 class LogMetrics(_Every):
-    """The means since the last line, with rates where they are known, to a `MetricsLog`."""
+    """The means since the last line, with rates where they are known, to a `MetricsLog`. Steps that were not applied
+    are not in the means: how many they were, and which was the first, stands beside them where there are any."""
 
     def __init__(self, every, metrics_log, throughput):
         super().__init__(every)
         self.metrics_log, self.throughput = metrics_log, throughput
-        self.sums, self.executions = {}, 0
+        self._begin()
+
+    def _begin(self):
+        self.sums, self.executions, self.bad_steps, self.first_bad_step = {}, 0, 0, 0
 
     def on_train_batch_end(self, batch, logs=None):
-        self.sums = {name: self.sums.get(name, 0.0) + float(value) for name, value in logs.items()}
-        self.executions += 1
+        self.first_bad_step = self.first_bad_step or int(logs["first_bad_step"])
+        self.bad_steps += int(logs["bad_steps"])
+        if math.isfinite(logs["loss"]):  # of an execution without a good step there is no mean
+            means = {name: float(value) for name, value in logs.items() if name not in _BAD_STEPS}
+            self.sums = {name: self.sums.get(name, 0.0) + value for name, value in means.items()}
+            self.executions += 1
         super().on_train_batch_end(batch, logs)
 
     def fire(self, step, logs):
-        means = {name: value / self.executions for name, value in self.sums.items()}
-        self.metrics_log.write(step, means | self.throughput.values())
-        self.sums, self.executions = {}, 0
+        values = {name: value / self.executions for name, value in self.sums.items()}
+        if self.bad_steps:
+            values |= {"bad_steps": self.bad_steps, "first_bad_step": self.first_bad_step}
+        self.metrics_log.write(step, values | self.throughput.values())
+        self._begin()
 
 
 class SaveCheckpoint(_Every):

@@ -24,17 +24,41 @@ class State(NamedTuple):
 class TrainStep:
     state_type = State
 
-    def __init__(self, model, call_with, process, codec, optimizer, ema_decay):
-        """call_with(model, params, (x, t, y)): the model as a function of its weights."""
+    def __init__(self, model, call_with, process, codec, optimizer, ema_decay, *, clip_norm=0.0, accumulation_steps=1):
+        """call_with(model, params, (x, t, y)): the model as a function of its weights. clip_norm: the longest that the
+        gradients of all weights together may be, 0: any. accumulation_steps: parts that a batch is computed in, one
+        after the other."""
         self.model, self.call_with = model, call_with
         self.process, self.codec = process, codec
         self.optimizer, self.ema_decay = optimizer, ema_decay
+        self.clip_norm, self.accumulation_steps = clip_norm, accumulation_steps
 
     def loss_and_gradients(self, params, frozen, batch, seed, step):
         """params: list; frozen: the codec's encoder; batch: examples (N, ...) that the codec encodes, labels (N,) and
         places in the global batch (N,) int32; seed int64 and step int32 scalars -> ({name: mean over the batch}, dense
         gradients). The randomness of a row is a function of (seed, step, place in the global batch), so it does not
-        matter which replica holds it."""
+        matter which replica holds it, nor which part of the batch."""
+        if self.accumulation_steps == 1:
+            return self._of_part(params, frozen, batch, seed, step)
+        parts = [self._split(x) for x in batch]
+
+        def add(i, sums):
+            part = self._of_part(params, frozen, [x[i] for x in parts], seed, step)
+            return i + 1, tf.nest.map_structure(tf.add, sums, part)
+
+        zeros = {name: tf.zeros(()) for name in self.process.loss_names}, [tf.zeros_like(p) for p in params]
+        count = self.accumulation_steps
+        _, sums = tf.while_loop(lambda i, _: i < count, add, (tf.constant(0), zeros), maximum_iterations=count)
+        return tf.nest.map_structure(lambda value: value / count, sums)
+
+    def _split(self, x):
+        """(N, ...) -> (parts, N / parts, ...)"""
+        size, count = x.shape[0], self.accumulation_steps
+        if size is not None and size % count:
+            raise ValueError(f"--accumulation_steps must divide the {size} examples of a replica, got {count}.")
+        return tf.reshape(x, (count, -1 if size is None else size // count, *x.shape[1:]))
+
+    def _of_part(self, params, frozen, batch, seed, step):
         examples, labels, row = batch
         seeds = RowSeeds(seed, row, step)
         x = self.codec.encode(frozen, examples, seeds)
@@ -48,7 +72,26 @@ class TrainStep:
         gradients = tape.gradient(losses["loss"], params, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         return losses, [tf.convert_to_tensor(g) for g in gradients]  # the label table's gradient comes as IndexedSlices
 
-    def update(self, state, gradients, step):
-        """State and gradients -> State; step int32 counts the updates from 1."""
+    @property
+    def log_names(self):
+        """The keys of what `update` logs, known before anything is traced."""
+        return (*self.process.loss_names, "grad_norm")
+
+    def update(self, state, losses, gradients, step):
+        """Losses and gradients are means over all replicas; step int32 counts the updates from 1 -> (State, losses
+        and `grad_norm`, the length of all gradients together, before clipping). Where the loss or that length is not
+        finite the state stays as it was."""
+        norm = tf.linalg.global_norm(gradients)
+        if self.clip_norm:
+            scale = self.clip_norm / tf.maximum(norm, self.clip_norm)
+            gradients = [scale * g for g in gradients]
         params, m, v = self.optimizer.update(state.params, state.m, state.v, gradients, step)
-        return State(params, m, v, ema_update(state.ema, params, self.ema_decay))
+        new = State(params, m, v, ema_update(state.ema, params, self.ema_decay))
+        logs = losses | {"grad_norm": norm}
+        good = is_finite(logs)
+        return tf.nest.map_structure(lambda after, before: tf.where(good, after, before), new, state), logs
+
+
+def is_finite(logs):
+    """Whether the step that logged this was applied."""
+    return tf.math.is_finite(logs["loss"]) & tf.math.is_finite(logs["grad_norm"])

@@ -5,25 +5,41 @@ over replicas inside the optimizer; this one compiles the two halves of the step
 the graph.
 """
 
+from typing import NamedTuple
+
 import keras
 import tensorflow as tf
 
 from dit_tf.runtime.distribution import is_tpu
-from dit_tf.training.train_step import State
+from dit_tf.training.train_step import State, is_finite
+
+
+class BadSteps(NamedTuple):
+    """Steps that were not applied, because their loss or gradient was not finite; int32 scalars."""
+
+    bad_steps: tf.Tensor  # of this execution
+    first_bad_step: tf.Tensor  # of this execution, counted from 1; 0: none
+    in_a_row: tf.Tensor  # up to here, over all executions
+
+    def after(self, step, good):
+        first = tf.where(good | (self.bad_steps > 0), self.first_bad_step, step)
+        return BadSteps(self.bad_steps + tf.cast(~good, tf.int32), first, tf.where(good, 0, self.in_a_row + 1))
 
 
 class DiTTrainer(keras.Model):
     """Weights, optimizer slots, EMA and step of one training, and the step itself.
 
     Build it inside the strategy's scope. `fit` takes global batches (examples, labels, place in the global batch) and
-    runs until `stop_step`; the logs of an execution are means over its steps, equal on all replicas.
+    runs until `stop_step`; the logs of an execution are means over its steps, equal on all replicas. A step whose loss
+    or gradient is not finite counts, and changes nothing else; `fit` ends with a ValueError at the last of
+    `max_bad_steps` such steps in a row (counted from where it began: no checkpoint holds that count).
     """
 
-    def __init__(self, train_step, *, seed, stop_step, steps_per_execution=1, jit=True, **kwargs):
+    def __init__(self, train_step, *, seed, stop_step, steps_per_execution=1, jit=True, max_bad_steps=10, **kwargs):
         super().__init__(autocast=False, **kwargs)
         self.functions = train_step
         self.model = train_step.model
-        self.seed, self.stop_step, self.jit = seed, stop_step, jit
+        self.seed, self.stop_step, self.jit, self.max_bad_steps = seed, stop_step, jit, max_bad_steps
         self.num_traces = 0
         weights = self.model.trainable_variables
         copies = {name: [self._copy(v, name) for v in weights] for name in ("m", "v", "ema")}
@@ -55,7 +71,8 @@ class DiTTrainer(keras.Model):
         return [tf.convert_to_tensor(v.value) for v in self.variables_of.ema]
 
     def train_step(self, batch):
-        """One step in the replica context on this replica's share of the batch -> the global means of the losses."""
+        """One step in the replica context on this replica's share of the batch -> global means of the losses, and the
+        length of the gradient."""
         replica = tf.distribute.get_replica_context()
         step = tf.convert_to_tensor(self.step.value)
         state = State(*([tf.convert_to_tensor(v.value) for v in variables] for variables in self.variables_of))
@@ -67,11 +84,11 @@ class DiTTrainer(keras.Model):
         losses, gradients = replica.all_reduce(
             tf.distribute.ReduceOp.SUM, tf.nest.map_structure(lambda value: value * share, (losses, gradients))
         )
-        new = compiled(self.functions.update)(state, gradients, step + 1)
+        new, logs = compiled(self.functions.update)(state, losses, gradients, step + 1)
         for variable, value in zip(tf.nest.flatten(self.variables_of), tf.nest.flatten(new)):
             variable.value.assign(value)  # each replica its own copy: no reduction, they are equal already
         self.step.value.assign(step + 1)
-        return losses
+        return logs
 
     def _compiled_on_host_devices(self, strategy):
         """A TPU replica function is compiled as a whole, and a nested must-compile call would leave the TPU."""
@@ -85,32 +102,46 @@ class DiTTrainer(keras.Model):
         strategy = self.distribute_strategy
 
         @tf.function(autograph=False, reduce_retracing=True)
-        def run_steps(iterator, count):
+        def run_steps(iterator, count, completed, bad_in_a_row):
             self.num_traces += 1
 
-            def one_step(i, sums):
-                losses = strategy.run(self.train_step, args=(next(iterator),))
-                losses = {name: strategy.experimental_local_results(value)[0] for name, value in losses.items()}
-                return i + 1, {name: sums[name] + value for name, value in losses.items()}
+            def one_step(i, sums, bad):
+                logs = strategy.run(self.train_step, args=(next(iterator),))
+                logs = {name: strategy.experimental_local_results(value)[0] for name, value in logs.items()}
+                good = is_finite(logs)
+                sums = {name: sums[name] + tf.where(good, value, 0.0) for name, value in logs.items()}
+                return i + 1, sums, bad.after(completed + i + 1, good)
 
-            zeros = {name: tf.zeros(()) for name in self.functions.process.loss_names}
-            _, sums = tf.while_loop(lambda i, _: i < count, one_step, (tf.constant(0), zeros))
-            return {name: value / tf.cast(count, tf.float32) for name, value in sums.items()}
+            def unfinished(i, _, bad):
+                return (i < count) & (bad.in_a_row < self.max_bad_steps)
+
+            zeros = {name: tf.zeros(()) for name in self.functions.log_names}
+            none = BadSteps(tf.constant(0), tf.constant(0), bad_in_a_row)
+            taken, sums, bad = tf.while_loop(unfinished, one_step, (tf.constant(0), zeros, none))
+            good_steps = tf.cast(taken - bad.bad_steps, tf.float32)
+            return taken, {name: value / good_steps for name, value in sums.items()}, bad
 
         def train_function(iterator):
             # Executions end at multiples of steps_per_execution, wherever the run was resumed.
             to_boundary = self.steps_per_execution - self.completed_steps % self.steps_per_execution
             count = min(to_boundary, self.stop_step - self.completed_steps)
-            logs = run_steps(iterator, tf.constant(count))
-            self.completed_steps += count
-            return logs
+            completed = tf.constant(self.completed_steps)
+            taken, logs, bad = run_steps(iterator, tf.constant(count), completed, self.bad_in_a_row)
+            self.completed_steps, self.bad_in_a_row = self.completed_steps + int(taken), bad.in_a_row
+            if int(bad.in_a_row) >= self.max_bad_steps:
+                raise ValueError(
+                    f"The loss or the gradient of {self.max_bad_steps} steps in a row was not finite, from step "
+                    f"{self.completed_steps - self.max_bad_steps + 1} on; none of them was applied. Try --clip_norm=1, "
+                    "a lower --learning_rate or --precision=float32, with another --workdir."
+                )
+            return logs | {"bad_steps": bad.bad_steps, "first_bad_step": bad.first_bad_step}
 
         self.train_function = train_function
         return train_function
 
     def fit(self, dataset, callbacks=()):
         """Train from the present step to `stop_step`. The data set must begin at the present step."""
-        self.completed_steps = self.current_step()
+        self.completed_steps, self.bad_in_a_row = self.current_step(), tf.constant(0)
         if self.completed_steps >= self.stop_step:
             return
         since_boundary = self.completed_steps % self.steps_per_execution

@@ -1,0 +1,120 @@
+"""Steps whose loss or gradient is not finite: not applied, counted, located, and too many in a row end the run."""
+
+import dataclasses
+import io
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from dit_tf import build
+from dit_tf.runtime.metrics_log import MetricsLog
+from dit_tf.training import callbacks
+from dit_tf.training.optimizer import AdamW
+from dit_tf.training.train_step import State, TrainStep
+
+
+class Spoilt:
+    """A process whose loss is not finite at the given steps, counted from 1."""
+
+    def __init__(self, process, bad_steps):
+        self.process, self.bad_steps = process, bad_steps
+        self.loss_names = process.loss_names
+
+    def training_losses(self, model_fn, x, seeds):
+        bad = tf.reduce_any(tf.equal(seeds.step + 1, self.bad_steps))
+        terms = self.process.training_losses(model_fn, x, seeds)
+        return terms | {"loss": terms["loss"] * tf.where(bad, np.nan, 1.0)}
+
+
+@pytest.fixture(scope="module")
+def make(config, awaken):
+    def trainer(bad_steps, stop_step=6, **options):
+        small = dataclasses.replace(config, model="DiT-8x1x1/4")
+        with tf.distribute.OneDeviceStrategy("/CPU:0").scope():
+            made = build.make_trainer(small, build.make_model(small), stop_step=stop_step, jit=False, **options)
+        awaken(made)
+        made.functions.process = Spoilt(made.functions.process, bad_steps)
+        return made
+
+    return trainer
+
+
+class Seen(keras.callbacks.Callback):
+    """The logs of every execution, and the state at its end."""
+
+    def __init__(self, arrays):
+        super().__init__()
+        self.arrays, self.logs, self.states = arrays, [], []
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.logs.append(dict(logs))
+        self.states.append(self.arrays(self.model))
+
+
+@pytest.fixture(scope="module")
+def stepwise(make, batches, arrays):
+    """Step by step, with steps 3 and 4 of 6 bad."""
+    trainer, seen = make([3, 4]), Seen(arrays)
+    trainer.fit(batches(), [seen])
+    return seen
+
+
+def test_a_bad_step_changes_the_step_alone(stepwise):
+    before, bad, worse, after = stepwise.states[1:5]
+    for state, step in ((bad, 3), (worse, 4)):
+        for name in before:
+            np.testing.assert_array_equal(state[name], step if name == "step" else before[name], err_msg=name)
+    assert all(np.isfinite(value).all() for value in after.values())
+    assert all((after[name] != before[name]).any() for name in before if name.startswith(("params/", "ema/")))
+
+
+def test_bad_steps_are_counted_and_located(stepwise):
+    assert [logs["bad_steps"] for logs in stepwise.logs] == [0, 0, 1, 1, 0, 0]
+    assert [logs["first_bad_step"] for logs in stepwise.logs] == [0, 0, 3, 4, 0, 0]
+    assert all(np.isfinite(logs["loss"]) == (logs["bad_steps"] == 0) for logs in stepwise.logs)
+
+
+def test_steps_per_execution_change_nothing_and_means_leave_bad_steps_out(make, batches, arrays, stepwise):
+    trainer, seen = make([3, 4], steps_per_execution=6), Seen(arrays)
+    trainer.fit(batches(), [seen])
+    for name, value in stepwise.states[-1].items():
+        np.testing.assert_array_equal(seen.states[-1][name], value, err_msg=name)
+    (logs,) = seen.logs
+    assert (logs["bad_steps"], logs["first_bad_step"]) == (2, 3)
+    for name in ("loss", "grad_norm"):
+        # A mean of four float32 numbers.
+        np.testing.assert_allclose(logs[name], np.mean([stepwise.logs[i][name] for i in (0, 1, 4, 5)]), rtol=1e-6)
+    assert trainer.num_traces == 1
+
+
+@pytest.mark.parametrize("steps_per_execution", [1, 4, 10])
+def test_too_many_in_a_row_stop_the_run_at_the_last_of_them(make, batches, steps_per_execution):
+    """Two and then three: the second row is too long, wherever executions end."""
+    trainer = make([1, 2, 4, 5, 6], stop_step=10, steps_per_execution=steps_per_execution, max_bad_steps=3)
+    with pytest.raises(ValueError, match="3 steps in a row was not finite, from step 4 on.*--clip_norm=1"):
+        trainer.fit(batches())
+    assert trainer.current_step() == trainer.completed_steps == 6
+
+
+def test_a_line_of_metrics_and_one_to_stderr_tell_of_bad_steps(make, batches, tmp_path, monkeypatch):
+    trainer, stderr = make([3, 4], steps_per_execution=2), io.StringIO()
+    monkeypatch.setattr(callbacks.sys, "stderr", stderr)
+    rates = callbacks.Throughput(8, 1.0, 1.0)
+    trainer.fit(
+        batches(), [rates, callbacks.ReportBadSteps(), callbacks.LogMetrics(2, MetricsLog(str(tmp_path), 0), rates)]
+    )
+    lines = [json.loads(line) for line in open(tmp_path / "metrics.jsonl")]
+    assert ["bad_steps" in line for line in lines] == ["loss" not in line for line in lines] == [False, True, False]
+    assert (lines[1]["bad_steps"], lines[1]["first_bad_step"]) == (2, 3)
+    assert stderr.getvalue() == "2 step(s) up to 4 not applied: loss or gradient not finite, first at step 3.\n"
+
+
+@pytest.mark.parametrize("loss, gradient, applied", [(1.0, 1.0, True), (np.inf, 1.0, False), (1.0, np.inf, False)])
+def test_loss_and_gradient_must_both_be_finite(loss, gradient, applied):
+    step, ones = TrainStep(None, None, None, None, AdamW(), 0.9, clip_norm=1.0), [tf.ones(2)]
+    new, _ = step.update(State(*[ones] * 4), {"loss": tf.constant(loss)}, [tf.constant([0.5, gradient])], 1)
+    for value in tf.nest.flatten(new):
+        assert np.isfinite(value).all() and (value.numpy() != 1.0).all() == applied
