@@ -10,6 +10,7 @@ from dit_tf.flags.commands import (
     define_convert,
     define_encode,
     define_evaluate,
+    define_preflight,
     define_sample,
     define_score_digits,
     define_train,
@@ -17,6 +18,6 @@ from dit_tf.flags.commands import (
 from dit_tf.flags.documentation import documentation
 
 __all__ = [
-    "COMMANDS", "FLAGS", "define_convert", "define_encode", "define_evaluate", "define_sample", "define_score_digits",
-    "define_train", "documentation", "resolved", "run",
+    "COMMANDS", "FLAGS", "define_convert", "define_encode", "define_evaluate", "define_preflight",
+    "define_sample", "define_score_digits", "define_train", "documentation", "resolved", "run",
 ]  # fmt: skip

@@ -14,6 +14,7 @@ from dit_tf.flags.groups import (
     define_reference,
     define_sampler,
 )
+from dit_tf.flags.preflight import define_compilation
 from dit_tf.models.dit import BLOCKS
 from dit_tf.pretrained.published import DOWNLOADS, PUBLISHED
 from dit_tf.samplers.options import SamplerOptions
@@ -141,6 +142,16 @@ def define_convert(values):
     define.string("download_dir", DOWNLOADS, "Where published files are downloaded to.")
 
 
+def define_preflight(values):
+    """What a training costs, and whether it fits a TPU slice before there is one: parameters, multiply-adds and FLOPs;
+    with --topology, the programs as Google's TPU compiler makes them. It takes the flags of train, and so its flag
+    files; those that change neither the network nor its step change nothing. --model=all: every published size."""
+    define_train(values)
+    values.set_default("model", "DiT-XL/2")
+    values.set_default("dataset", "latents:imagenet2012")  # ImageNet's latents are assumed where there are none
+    define_compilation(Definer(values))
+
+
 def define_score_digits(values):
     """How close samples of digits are to real ones."""
     define = Definer(values)
@@ -157,5 +168,6 @@ COMMANDS = {
     "evaluate": define_evaluate,
     "encode": define_encode,
     "convert": define_convert,
+    "preflight": define_preflight,
     "score_digits": define_score_digits,
 }

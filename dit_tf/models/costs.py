@@ -40,8 +40,12 @@ def input_specs(model, batch_size=1):
 def count_macs(model):
     """Multiply-adds of one forward pass at batch 1, counted over the products of the traced graph."""
     params = [tf.TensorSpec(v.shape, v.dtype) for v in model.trainable_variables]
-    forward = tf.function(lambda params, *inputs: call_with(model, params, inputs), autograph=False)
-    graph = forward.get_concrete_function(params, *input_specs(model)).graph
+    return count_macs_of(lambda params, *inputs: call_with(model, params, inputs), params, *input_specs(model))
+
+
+def count_macs_of(function, *specs):
+    """Multiply-adds of a function that captures nothing, given its arguments' TensorSpecs, in any structure."""
+    graph = tf.function(function, autograph=False).get_concrete_function(*specs).graph
     return sum(_macs_of(op) for op in graph.get_operations())
 
 
@@ -59,6 +63,8 @@ def _macs_of(op):
         for term, tensor in zip(letters, op.inputs):
             sizes.update(zip(term, tensor.shape))
         return math.prod(sizes.values())
+    if op.type == "Conv2D":  # kernels are (height, width, in, out)
+        return math.prod(op.inputs[1].shape[:3]) * op.outputs[0].shape.num_elements()
     if any(word in op.type for word in ("Conv", "MatMul", "Dot", "Einsum", "Call", "While", "If", "Case")):
         raise NotImplementedError(f"The product {op.type}, or what may lie inside it, is not counted yet.")
     return 0

@@ -20,6 +20,7 @@ _ENVIRONMENT = {
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # a second process would else die on a lock file
 }
 _MEGACORE = ("v4", "v5p")  # two cores, one device a chip, as TPUStrategy sees them
+_UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _HOST_OPERATIONS = r"\b(infeed|outfeed|send|recv|host-compute)\("
 
 
@@ -31,6 +32,7 @@ class Report:
     cores: int
     compile_seconds: float
     flops: float
+    bytes_accessed: float  # of HBM per step; an estimate, on v4 and later too high
     state_bytes: int  # weights, slots and EMA
     argument_bytes: int
     aliased_bytes: int  # arguments whose memory the results take over
@@ -44,6 +46,14 @@ class Report:
         return self.argument_bytes + self.temporary_bytes + self.output_bytes - self.aliased_bytes
 
 
+class TooLarge(Exception):
+    """The program does not fit into a core's memory: bytes that it needs and bytes that there are."""
+
+    def __init__(self, needed_bytes, limit_bytes):
+        super().__init__(needed_bytes, limit_bytes)
+        self.needed_bytes, self.limit_bytes = needed_bytes, limit_bytes
+
+
 def prepare_environment():
     """Let libtpu load without a TPU. Call it before jax is imported."""
     for name, value in _ENVIRONMENT.items():
@@ -51,13 +61,17 @@ def prepare_environment():
 
 
 def mesh_of(topology):
-    """ "v3:2x2" -> a jax Mesh with the one axis `replica` over all devices of that slice."""
+    """ "v3:2x2" -> a jax Mesh with the one axis `replica` over all devices of that slice. ValueError where the compiler
+    knows no such slice."""
     import jax
     from jax.experimental import topologies
 
     name = topology.split(":")[0]
     options = {"chip_config_name": "megacore"} if name in _MEGACORE else {}
-    devices = topologies.get_topology_desc(platform="tpu", topology_name=topology, **options).devices
+    try:
+        devices = topologies.get_topology_desc(platform="tpu", topology_name=topology, **options).devices
+    except jax.errors.JaxRuntimeError as error:
+        raise ValueError(f"--topology={topology} is no slice that the TPU compiler knows ({error}).") from error
     return jax.sharding.Mesh(np.array(devices), ("replica",))
 
 
@@ -126,13 +140,21 @@ def compile_function(function, specs, *, topology):
 def _compile(jitted, arguments, topology, cores, state_bytes):
     began = time.perf_counter()
     # The CPU's lowering, because only it is in tensorflow-cpu; the devices make it a TPU's executable all the same.
-    compiled = jitted.trace(*arguments).lower(lowering_platforms=("cpu",)).compile()
-    memory, text = compiled.memory_analysis(), compiled.as_text()
+    lowered = jitted.trace(*arguments).lower(lowering_platforms=("cpu",))
+    try:
+        compiled = lowered.compile()
+    except RuntimeError as error:
+        too_large = _too_large(error)
+        if too_large is None:
+            raise
+        raise too_large from error
+    memory, costs, text = compiled.memory_analysis(), compiled.cost_analysis(), compiled.as_text()
     report = Report(
         topology=topology,
         cores=cores,
         compile_seconds=time.perf_counter() - began,
-        flops=compiled.cost_analysis()["flops"],
+        flops=costs["flops"],
+        bytes_accessed=costs["bytes accessed"],
         state_bytes=state_bytes,
         argument_bytes=memory.argument_size_in_bytes,
         aliased_bytes=memory.alias_size_in_bytes,
@@ -142,3 +164,12 @@ def _compile(jitted, arguments, topology, cores, state_bytes):
         host_operations=len(re.findall(_HOST_OPERATIONS, text)),
     )
     return report, text
+
+
+def _too_large(error):
+    """What the compiler says where memory does not suffice, else None."""
+    found = re.search(r"HLO temporaries \(([\d.]+)([KMGT])\) exceeds available HBM \(([\d.]+)([KMGT])\)", str(error))
+    if not found:
+        return None
+    needed, needed_unit, limit, limit_unit = found.groups()
+    return TooLarge(round(float(needed) * _UNITS[needed_unit]), round(float(limit) * _UNITS[limit_unit]))

@@ -119,6 +119,7 @@ class _Product(tf.Module):
     (lambda x: tf.matmul(x, x, transpose_b=True), 8 * 8 * 4 * 8),
     (lambda x: tf.matmul(x, x, adjoint_a=True), 8 * 4 * 8 * 4),
     (lambda x: tf.einsum("nhwc,nhvc->nhwv", x, x), 8 * 8 * 8 * 4),
+    (lambda x: tf.nn.conv2d(x, tf.ones((3, 2, 4, 5)), (2, 1), "SAME"), 4 * 8 * 5 * 3 * 2 * 4),
     (lambda x: x * 2 + tf.reduce_sum(x), 0),
 ])  # fmt: skip
 def test_each_kind_of_product_is_counted(function, macs):
@@ -126,7 +127,7 @@ def test_each_kind_of_product_is_counted(function, macs):
 
 
 @pytest.mark.parametrize("function", [
-    lambda x: tf.nn.conv2d(x, tf.ones((2, 2, 4, 4)), 1, "SAME"),
+    lambda x: tf.nn.depthwise_conv2d(x, tf.ones((2, 2, 4, 4)), (1, 1, 1, 1), "SAME"),
     lambda x: tf.function(lambda x: x @ tf.ones((4, 4)), autograph=False)(x),
     lambda x: tf.while_loop(lambda i, x: i < 3, lambda i, x: (i + 1, x @ tf.ones((4, 4))), (0, x))[1],
     lambda x: tf.einsum("...c,...c->...", x, x),

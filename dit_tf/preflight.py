@@ -1,0 +1,184 @@
+"""What a training costs, and whether it fits a TPU slice, before the slice is there:
+
+    python -m dit_tf.preflight --model=DiT-XL/2 --topology=v4:2x2x1 --global_batch_size=256
+    python -m dit_tf.preflight --flagfile=launch/flags/dit-s-2-imagenet256.flags --precision=bfloat16 --topology=v3:2x2
+    python -m dit_tf.preflight --model=all
+
+With --topology it compiles the step that train runs, with the mean over all cores of the slice, by Google's TPU
+compiler: pip install '.[preflight]', Linux x86-64. Minutes each; no TPU is asked.
+"""
+
+import dataclasses
+import functools
+import json
+import time
+
+import tqdm
+
+from dit_tf import flags
+from dit_tf.flags.preflight import PROGRAMS
+from dit_tf.preflight_analysis import ASSUMED, all_models, analysis, analytic_flops, configuration
+from dit_tf.preflight_programs import Program, compile_alone, missing_compiler
+from dit_tf.preflight_report import fits_record, lines_of, pace_of, remedies, size_text, too_large_record
+from dit_tf.runtime.image_files import replace_file
+from dit_tf.runtime.tpu_chips import parse_topology
+from dit_tf.runtime.tpu_compiler import TooLarge
+from dit_tf.samplers.options import SamplerOptions
+
+_MOST_PER_CORE = 1024  # examples; of --suggest_batch
+
+
+def main(options):
+    where = check_flags(options)
+    if options.model == "all":
+        rows = all_models()
+        print_table(rows)
+        return write(options.output, rows)
+    config, encodes = configuration(options)
+    programs = programs_of(options, config, encodes)
+    report = analysis(config, encodes)
+    print_analysis(config, report, encodes)
+    if where is None:
+        print("With --topology=KIND:SHAPE, such as v4:2x2x1, it is compiled for that slice.")
+    elif missing_compiler():
+        print_without_compiler(where, report)
+    else:
+        records = [compile_for(where, program, options, report) for program in programs]
+        report |= records[0] | {"programs": {record["program"]: record for record in records}}
+        if options.suggest_batch:
+            report["suggested_batch_per_core"] = suggest_batch(where, programs[0], options)
+    write(options.output, report)
+
+
+def check_flags(options):
+    """The slice that is asked for, or None."""
+    if options.program not in PROGRAMS:
+        raise ValueError(f"--program must be one of {', '.join(PROGRAMS)}, got {options.program!r}.")
+    for name in ("images_per_core", "global_batch_size", "train_steps"):
+        if getattr(options, name) < 1:
+            raise ValueError(f"--{name} must be at least 1, got {getattr(options, name)}.")
+    if options.topology is None:
+        for name, asked in (("--suggest_batch", options.suggest_batch), ("--program", options.program != PROGRAMS[0])):
+            if asked:
+                raise ValueError(f"{name} needs a slice to compile for: add --topology, such as --topology=v4:2x2x1.")
+        return None
+    if options.model == "all":
+        raise ValueError(
+            f"--model=all goes without --topology, as a compilation takes minutes, got --topology={options.topology}: "
+            "leave it out, or name one model."
+        )
+    where = parse_topology(options.topology)
+    if options.suggest_batch and options.program not in ("train", "all"):
+        raise ValueError(f"--suggest_batch goes with --program=train, got --program={options.program}.")
+    rest = options.global_batch_size % where.cores
+    if options.program in ("train", "all") and rest:
+        near = max(options.global_batch_size - rest, where.cores)
+        raise ValueError(
+            f"--global_batch_size must be divisible by the {where.cores} cores of --topology={options.topology}, got "
+            f"{options.global_batch_size}: take {near}."
+        )
+    return where
+
+
+def print_table(rows):
+    print("| model | block | pixels | parameters (M) | multiply-adds (G) |\n|---|---|---|---|---|")
+    for row in rows:
+        numbers = f"{row['parameters'] / 1e6:.2f} | {row['macs'] / 1e9:.4g}"
+        print(f"| {row['model']} | {row['block']} | {row['image_size']} | {numbers} |")
+
+
+def print_analysis(config, report, encodes):
+    print(f"{config.model} ({config.block}) at {config.image_size} pixels, {config.codec}, {config.precision}")
+    if config.vae_sha256 == ASSUMED:
+        print(f"  {config.dataset} is not here: moments of ImageNet's 1000 classes are assumed, as encode stores them")
+    print(f"  parameters       {report['parameters']:>20,} trained, {report['parameters_frozen']:,} fixed")
+    print(f"  multiply-adds    {report['macs']:>20,} a forward pass of one image")
+    if encodes:
+        print(f"  encoder          {report['encoder_macs']:>20,} multiply-adds besides; --dataset=latents:DIR has none")
+    print(f"  FLOPs of a step  {report['flops_analytic']:>20,} for {config.global_batch_size} images, 3 forward passes")
+    print(f"  state            {report['state_bytes']:>20,} bytes on each core: weights, two moments, EMA in float32")
+
+
+def print_without_compiler(where, report):
+    seconds = report["flops_analytic"] / where.cores / where.chip.peak_flops
+    print(
+        f"{where.topology}: {where.cores} cores of {size_text(where.chip.usable_bytes)}; the state takes "
+        f"{size_text(report['state_bytes'])}. A step takes {1e3 * seconds:.3g} ms or more, by its FLOPs alone."
+    )
+    print(f"The rest needs {' and '.join(missing_compiler())}: pip install '.[preflight]' (Linux x86-64).")
+
+
+def programs_of(options, config, encodes):
+    """What --program asks for."""
+    if options.program == "vae" and config.codec != "vae":
+        raise ValueError("--program=vae goes with a model of latents: add --vae, or --dataset=latents:DIR.")
+    if options.program == "inception" and not options.inception:
+        raise ValueError("--program=inception needs --inception=FILE, of classify_image_graph_def.pb.")
+    images = functools.partial(Program, config=config, batch_size=options.images_per_core)
+    sampler = SamplerOptions(sampler=options.sampler, num_steps=options.num_steps, cfg_scale=options.cfg_scale)
+    available = {
+        "train": [Program("train", config, config.global_batch_size, encodes)],
+        "sample": [images("sample", sampler=sampler)],
+        "vae": [images("encode"), images("decode")] if config.codec == "vae" else [],
+        "inception": [images("inception", inception=options.inception)] if options.inception else [],
+    }
+    return sum(available.values(), []) if options.program == "all" else available[options.program]
+
+
+def compile_for(where, program, options, report):
+    """Compile a program, say what came of it -> its record."""
+    analytic, note = analytic_flops(where, program, report)
+    title = f"compiling {program.name} for {where.topology} (DiT-S/2's step took 1 to 4 minutes, DiT-XL/2's 2 to 7)"
+    began = time.perf_counter()
+    try:
+        record = fits_record(where, program.name, analytic, *compile_alone(program, where.topology, title))
+    except TooLarge as error:
+        record = too_large_record(where, program.name, analytic, error, time.perf_counter() - began)
+    print(*lines_of(record, note), sep="\n")
+    per_core = program.batch_size // where.cores if program.name == "train" else program.batch_size
+    record["batch_per_core"] = per_core
+    if program.name == "train" and record["flops"] is not None:
+        fields, line = pace_of(record, options.train_steps)
+        record |= fields
+        print(line)
+    if program.name == "train" and not record["fits"]:
+        print("What would make it fit:", *remedies(program.config, report["state_bytes"], record, per_core), sep="\n  ")
+    return record
+
+
+def suggest_batch(where, program, options):
+    """The largest power of two of examples per core with which the step fits, 0 where not even one does; by bisection,
+    so that at most four are compiled."""
+
+    def fits(per_core):
+        larger = dataclasses.replace(program, batch_size=per_core * where.cores)
+        try:
+            report, _ = compile_alone(larger, where.topology, f"compiling for {per_core} examples per core")
+        except TooLarge:
+            return False
+        return report.total_bytes <= where.chip.usable_bytes
+
+    best = largest_power_of_two(fits, _MOST_PER_CORE)
+    more = " or more" if best == _MOST_PER_CORE else ""
+    print(f"The largest batch that fits: {best}{more} per core, --global_batch_size={best * where.cores}.")
+    return best
+
+
+def largest_power_of_two(holds, most):
+    """The largest 2^k <= most for which holds(2^k), of a property that smaller numbers keep; 0 where 1 has it not."""
+    low, high = -1, most.bit_length()  # holds(2^low), not holds(2^high)
+    with tqdm.tqdm(desc="batch sizes tried", bar_format="{desc}: {n}, {elapsed}") as bar:
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if holds(2**middle) else (low, middle)
+            bar.update()
+    return 2**low if low >= 0 else 0
+
+
+def write(path, report):
+    replace_file(path, (json.dumps(report, indent=1) + "\n").encode())
+    print(f"Written: {path}")
+
+
+if __name__ == "__main__":
+    flags.run(main, flags.define_preflight, resumes=False)

@@ -1,0 +1,126 @@
+"""What is known of a training without a compiler: its configuration, parameters, multiply-adds, FLOPs, state."""
+
+import dataclasses
+import os
+
+import tensorflow as tf
+import tqdm
+
+from dit_tf import build
+from dit_tf.config import RunConfig
+from dit_tf.data.class_names import UNLABELLED, imagenet, numbered
+from dit_tf.data.pipeline import open_dataset
+from dit_tf.data.source import DatasetSpec
+from dit_tf.models.autoencoder_kl import SCALING_FACTOR
+from dit_tf.models.costs import abstract, count_macs, count_macs_of, count_parameters
+from dit_tf.models.dit import BLOCKS, SIZES, name_of
+from dit_tf.preflight_programs import Program, traceable
+from dit_tf.train import run_config
+
+_STATE_COPIES = 4  # weights, both moments of AdamW, EMA: float32 all of them
+ASSUMED = "0" * 64  # the encoder's digest of latents that are not there
+_PUBLISHED = ("S", "B", "L", "XL")
+
+
+def configuration(options):
+    """Flags -> (the RunConfig that train would have, whether its step encodes images with the autoencoder)."""
+    spec = data_of(options)
+    config = run_config(options, spec, _Unread() if options.vae else None)
+    return config, bool(options.vae) and not spec.vae_sha256
+
+
+class _Unread:
+    """Stands in for the autoencoder, whose weights no compiler needs."""
+
+    def encoder_sha256(self):
+        return ""
+
+
+def data_of(options):
+    """What train would know of the data set, without it where it is a known one."""
+    name, size = options.dataset, options.image_size
+    directory = name.removeprefix("latents:")
+    if name == "digits":
+        spec = DatasetSpec(1797, 8, 1, numbered(10), horizontal_flip=False)
+    elif name == "imagenet2012":
+        spec = DatasetSpec(1_281_167, None, 3, imagenet(), horizontal_flip=True)
+    elif directory != name and not tf.io.gfile.exists(os.path.expanduser(directory)):
+        latents = dict(vae_sha256=ASSUMED, scaling_factor=SCALING_FACTOR)
+        spec = DatasetSpec(1_281_167, size or 256, 3, imagenet(), horizontal_flip=True, **latents)
+    else:
+        spec = open_dataset(name, options.data_dir).spec(options.split)
+    return dataclasses.replace(spec, classes=UNLABELLED) if options.unconditional else spec
+
+
+def analysis(config, encodes):
+    """The part that needs no compiler, as fields of report.json."""
+    model = abstract(lambda: build.make_model(config))
+    parameters, frozen = count_parameters(model)
+    macs = count_macs(model)
+    encoder = count_macs_of(*unbatched("encode", config)) if encodes else 0
+    return dict(
+        model=config.model,
+        block=config.block,
+        image_size=config.image_size,
+        precision=config.precision,
+        global_batch_size=config.global_batch_size,
+        parameters=parameters,
+        parameters_frozen=frozen,
+        macs=macs,
+        encoder_macs=encoder,
+        flops_analytic=2 * config.global_batch_size * (3 * macs + encoder),  # the encoder is not trained
+        state_bytes=_STATE_COPIES * 4 * parameters,
+    )
+
+
+def unbatched(name, config, **more):
+    """(function, *specs) of one of the programs for one image."""
+    function, specs = traceable(Program(name, config, 1, **more))
+    return function, *specs
+
+
+def analytic_flops(where, program, report):
+    """(FLOPs of one core by count, what to say of the compiler's beside them)."""
+    if program.name == "train":
+        return report["flops_analytic"] / where.cores, ""
+    if program.name == "sample":
+        rows = program.batch_size * (2 if program.sampler.guided else 1)
+        return 2 * rows * report["macs"], " of one evaluation: the loop's body is counted once, decoding besides"
+    more = dict(inception=program.inception) if program.name == "inception" else {}
+    return 2 * program.batch_size * count_macs_of(*unbatched(program.name, program.config, **more)), ""
+
+
+def all_models():
+    """The rows of --model=all: the published sizes at 256 pixels in the four designs and at 512 in the paper's, and the
+    ladder of small ones on digits."""
+    latents = dict(codec="vae", channels=3, num_classes=1000)
+    large, small = (
+        [(s, p) for s, row in SIZES.items() for p in row.patch_sizes if (s in _PUBLISHED) is published]
+        for published in (True, False)
+    )
+    asked = [(size, block, dict(latents, image_size=256)) for block in BLOCKS for size in large]
+    asked += [(size, "adaln_zero", dict(latents, image_size=512)) for size in large]
+    asked += [(size, "adaln_zero", dict(image_size=8)) for size in small]
+    return [
+        row_of(size, patch_size, block, fields)
+        for (size, patch_size), block, fields in tqdm.tqdm(asked, desc="models", dynamic_ncols=True)
+    ]
+
+
+def row_of(size, patch_size, block, fields):
+    """Both counts are a + b x depth, and so follow from one block and from two."""
+    depth, width, num_heads, _ = SIZES[size]
+    counts = []
+    for blocks in (1, 2):
+        name = f"DiT-{width}x{blocks}x{num_heads}/{patch_size}"
+        config = RunConfig(model=name, block=block, **fields)
+        model = abstract(lambda config=config: build.make_model(config))
+        counts.append((count_parameters(model)[0], count_macs(model)))
+    (one, macs_one), (two, macs_two) = counts
+    return dict(
+        model=name_of(width, depth, num_heads, patch_size),
+        block=block,
+        image_size=fields["image_size"],
+        parameters=one + (depth - 1) * (two - one),
+        macs=macs_one + (depth - 1) * (macs_two - macs_one),
+    )

@@ -1,0 +1,210 @@
+"""preflight: what it counts, what it makes of a compiled program, what it refuses, and one tiny program compiled."""
+
+import json
+
+import pytest
+
+from dit_tf import flags, preflight
+from dit_tf.config import RunConfig
+from dit_tf.preflight_analysis import analysis, configuration, row_of
+from dit_tf.preflight_programs import missing_compiler
+from dit_tf.preflight_report import lines_of, pace_of, remedies, too_large_record
+from dit_tf.runtime.tpu_chips import GIB, parse_topology
+from dit_tf.runtime.tpu_compiler import TooLarge, _too_large
+
+_S2 = "launch/flags/dit-s-2-imagenet256.flags"
+
+
+@pytest.fixture
+def run(parse, tmp_path, capsys):
+    """run("--name=value", ...) -> (report.json, what was printed)."""
+
+    def call(*arguments):
+        preflight.main(parse(flags.define_preflight, *arguments, f"--output={tmp_path}/report.json"))
+        return json.loads((tmp_path / "report.json").read_text()), capsys.readouterr().out
+
+    return call
+
+
+@pytest.fixture
+def without_compiler(monkeypatch):
+    monkeypatch.setattr(preflight, "missing_compiler", lambda: ["jax", "libtpu"])
+
+
+def test_the_command_of_the_design_means_imagenets_latents(parse):
+    """Its counts are the paper's: 675 M parameters with the position table, 118.64 G multiply-adds."""
+    options = parse(flags.define_preflight, "--model=DiT-XL/2", "--topology=v4:2x2x1", "--global_batch_size=256")
+    config, encodes = configuration(options)
+    assert (config.codec, config.image_size, config.num_classes, encodes) == ("vae", 256, 1000, False)
+
+
+def test_a_report_without_a_topology_has_the_counts_alone(run):
+    report, printed = run("--model=DiT-S/8", "--global_batch_size=64")
+    assert (report["parameters"], report["parameters_frozen"]) == (33_142_016, 6144)
+    assert report["flops_analytic"] == 6 * 64 * report["macs"] == 6 * 64 * 357_974_016
+    assert report["state_bytes"] == 16 * report["parameters"]
+    assert "fits" not in report and "--topology" in printed and "are assumed" in printed
+
+
+def test_training_from_images_counts_the_encoder_forward_only(run):
+    """A sixteenth of the multiply-adds of 256 pixels for 64, but of attention's two products a 256th."""
+    images = ["--dataset=imagenet2012", "--vae=sd-vae-ft-ema", "--model=DiT-Mi/4", "--global_batch_size=8"]
+    report, _ = run(*images, "--image_size=64")
+    assert report["encoder_macs"] == (136_361_082_880 - 2 * 1024**2 * 512) // 16 + 2 * 64**2 * 512
+    assert report["flops_analytic"] == 2 * 8 * (3 * report["macs"] + report["encoder_macs"])
+
+
+def test_a_flag_file_of_train_is_taken_as_it_is(parse):
+    config, encodes = configuration(parse(flags.define_preflight, f"--flagfile={_S2}"))
+    assert encodes and (config.model, config.codec, config.global_batch_size) == ("DiT-S/2", "vae", 256)
+    stored = parse(flags.define_preflight, f"--flagfile={_S2}", "--dataset=latents:nowhere", "--precision=bfloat16")
+    config, encodes = configuration(stored)
+    assert not encodes and (config.codec, config.num_classes, config.precision) == ("vae", 1000, "bfloat16")
+
+
+def test_without_the_compiler_it_says_how_to_get_it(run, without_compiler):
+    report, printed = run("--dataset=digits", "--model=DiT-Mi/4", "--topology=v3:2x2")
+    assert "fits" not in report and report["parameters"] == 182_176
+    assert "jax and libtpu" in printed and "pip install '.[preflight]'" in printed and "8 cores" in printed
+
+
+@pytest.mark.parametrize(
+    "arguments, sentence",
+    [
+        (["--topology=v7:2x2"], r"--topology must be .*v2, v3, v4, v5e, v5p, v6e, such as .*got 'v7:2x2'\."),
+        (["--topology=v3:2x2", "--global_batch_size=100"], r"divisible by the 8 cores of .*got 100: take 96\."),
+        (["--topology=v3:2x2", "--global_batch_size=3"], r"divisible by the 8 cores of .*got 3: take 8\."),
+        (["--model=DiT-XXL/2"], r"--model must be .*'DiT-XXL/2'; near: "),
+        (["--model=all", "--topology=v3:2x2"], r"--model=all goes without --topology.*got --topology=v3:2x2"),
+        (["--program=encode"], r"--program must be one of train, sample, vae, inception, all, got 'encode'\."),
+        (["--program=sample"], r"--program needs a slice to compile for: add --topology"),
+        (["--suggest_batch"], r"--suggest_batch needs a slice"),
+        (["--suggest_batch", "--topology=v3:2x2", "--program=vae"], r"--suggest_batch goes with --program=train"),
+        (["--dataset=digits", "--topology=v3:2x2", "--program=vae"], r"--program=vae goes with a model of latents"),
+        (["--topology=v3:2x2", "--program=inception"], r"--program=inception needs --inception=FILE"),
+        (["--images_per_core=0"], r"--images_per_core must be at least 1, got 0\."),
+        (["--image_size=252"], r"--image_size must be divisible by"),
+        (["--dataset=digits", "--vae=x"], r"--vae needs images of 3 channels"),
+    ],
+)
+def test_bad_input_is_one_sentence_before_anything_is_compiled(run, arguments, sentence, monkeypatch):
+    monkeypatch.setattr(preflight, "compile_alone", lambda *_: pytest.fail("compiled"))
+    with pytest.raises(ValueError, match=sentence) as error:
+        run(*arguments)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("block", ["adaln_zero", "in_context"])
+def test_rows_of_all_models_follow_from_one_block_and_two(block):
+    whole = analysis(RunConfig(model="DiT-Ti/2", block=block), encodes=False)  # four blocks
+    row = row_of("Ti", 2, block, dict(image_size=8))
+    assert row == {name: whole[name] for name in row}
+    assert list(row) == ["model", "block", "image_size", "parameters", "macs"]
+
+
+@pytest.mark.parametrize("largest", [0, 1, 2, 8, 64, 512, 1024, 4096])
+def test_the_largest_power_of_two_is_found_in_few_trials(largest):
+    tried = []
+
+    def fits(number):
+        tried.append(number)
+        return number <= largest
+
+    assert preflight.largest_power_of_two(fits, 1024) == min(largest, 1024)
+    assert len(tried) == len(set(tried)) <= 4 and set(tried) <= {2**k for k in range(11)}
+
+
+def test_a_program_that_is_refused_for_its_size_is_reported_with_what_helps(monkeypatch, run):
+    """The compiler's own sentence, as libtpu 0.0.51 has it."""
+    told = _too_large(
+        "RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total memory required for HLO "
+        "temporaries (25.79G) exceeds available HBM (15.48G). HLO module: jit_one_replica."
+    )
+    assert (told.needed_bytes, told.limit_bytes) == (round(25.79 * GIB), round(15.48 * GIB))
+    assert told.limit_bytes == parse_topology("v3:2x2").chip.usable_bytes
+    assert _too_large("INTERNAL: something else") is None
+
+    def refuse(*_):
+        raise TooLarge(told.needed_bytes, told.limit_bytes)
+
+    monkeypatch.setattr(preflight, "missing_compiler", list)
+    monkeypatch.setattr(preflight, "compile_alone", refuse)
+    report, printed = run("--dataset=digits", "--model=DiT-Mi/4", "--topology=v3:2x2")
+    assert (report["fits"], report["flops"], report["hbm_bytes"]) == (False, None, told.needed_bytes)
+    assert "does NOT fit: 25.79 GiB of 15.48 GiB" in printed
+    assert "--suggest_batch" in printed and "--precision=bfloat16" in printed
+
+
+def test_no_batch_helps_where_the_state_is_too_large():
+    where = parse_topology("v2:2x2")
+    record = too_large_record(where, "train", 1.0, TooLarge(12 * GIB, where.chip.usable_bytes), seconds=60.0)
+    assert list(lines_of(record))[1] == "  refused by the compiler after 60 s"
+    (sentence,) = remedies(RunConfig(), 10 * GIB, record, batch_per_core=4)
+    assert "10.00 GiB on every core, whatever the batch" in sentence
+    one = remedies(RunConfig(precision="bfloat16"), 1 * GIB, record, batch_per_core=1)
+    assert one == ["A chip with more memory per core."]
+
+
+def test_days_are_steps_times_the_slower_of_flops_and_bytes():
+    fields, line = pace_of({"seconds_at_least": 0.0864, "bound_by": "FLOPs"}, 2_000_000)
+    assert fields == {"train_steps": 2_000_000, "expected_days": pytest.approx(2.0, rel=1e-12)}
+    assert "86.4 ms" in line and "2000000 steps in 2 days" in line
+
+
+def test_a_tiny_step_is_compiled_as_it_trains(run):
+    if missing_compiler():
+        pytest.skip("the TPU compiler comes for Linux x86-64 only")
+    report, printed = run("--dataset=digits", "--model=DiT-Mi/4", "--global_batch_size=128", "--topology=v3:2x2")
+    assert (report["cores"], report["batch_per_core"], report["all_reduces"], report["host_transfers"]) == (8, 16, 1, 0)
+    assert report["flops_analytic_per_core"] * 8 == report["flops_analytic"] == 6 * 128 * report["macs"]
+    # Neither the patches (4 of 16 pixels) nor the timestep's 256 sinusoids need a gradient.
+    assert report["products_flops"] == report["flops_analytic_per_core"] - 2 * 16 * (4 * 16 * 64 + 256 * 64)
+    assert report["flops"] > report["products_flops"]  # elementwise operations are a tenth of so small a network
+    assert report["fits"] and report["state_bytes"] < report["hbm_bytes"] < 0.01 * report["hbm_limit_bytes"]
+    # float32 factors, which the chip rounds; what is bfloat16 is what the compiler rounded once for several readers.
+    assert report["share_in_bfloat16"] < 0.5 and report["share_in_float32"] == 0
+    assert any(name.startswith("dit/block*/mlp/expand") for name in report["not_in_bfloat16"])
+    bounds = report["flops"] / 61.5e12, report["bytes_accessed"] / 450e9
+    assert report["seconds_at_least"] == max(bounds) and report["bound_by"] == "bytes"
+    assert report["expected_days"] == report["seconds_at_least"] * 400_000 / 86400
+    assert report["programs"]["train"]["flops"] == report["flops"]
+    for said in ("train on v3:2x2 fits", "of the analytic count", "steps in", "rounds to bfloat16"):
+        assert said in printed
+
+
+@pytest.mark.tpu_compile
+@pytest.mark.parametrize("topology", ["v3:2x2", "v4:2x2x1", "v5e:2x2", "v6e:2x2"])
+def test_s2_fits_every_chip_with_its_products_in_bfloat16(run, topology):
+    cores = parse_topology(topology).cores
+    report, _ = run(
+        "--model=DiT-S/2", "--precision=bfloat16", f"--topology={topology}", f"--global_batch_size={8 * cores}"
+    )
+    assert report["fits"] and report["host_transfers"] == 0
+    assert report["flops"] <= 1.05 * report["flops_analytic_per_core"]
+    # Neither the patches (256 of 16 numbers) nor the timestep's 256 sinusoids need a gradient.
+    assert report["products_flops"] == report["flops_analytic_per_core"] - 2 * 8 * (256 * 16 * 384 + 256 * 384)
+    assert report["share_in_bfloat16"] == 1 and report["not_in_bfloat16"] == []
+    # What the text explains is most of what the compiler set aside, and not more than it by the arrays that it joins.
+    assert 0.7 < report["temporaries_explained_bytes"] / report["temporary_bytes"] < 1.1
+
+
+@pytest.mark.tpu_compile
+@pytest.mark.parametrize("program, names", [("sample", ["sample"]), ("vae", ["encode", "decode"])])
+def test_the_other_programs_fit_v4(run, program, names):
+    report, _ = run("--model=DiT-S/2", f"--program={program}", "--topology=v4:2x2x1", "--images_per_core=1")
+    assert list(report["programs"]) == names
+    for record in report["programs"].values():
+        assert record["fits"] and (record["host_transfers"], record["all_reduces"]) == (0, 0)
+        if program == "vae":  # the count has what falls on padding, the compiler not
+            assert 0.9 < record["flops"] / record["flops_analytic_per_core"] < 1.1
+
+
+@pytest.mark.tpu_compile
+def test_the_inception_network_fits_v4_in_float32(run, inception_file):
+    """At a sixteenth of its width; tests/evaluation/inception_test.py compiles the published size."""
+    report, _ = run(
+        "--program=inception", f"--inception={inception_file}", "--topology=v4:2x2x1", "--image_size=64",
+        "--images_per_core=2",
+    )  # fmt: skip
+    assert report["fits"] and report["host_transfers"] == 0
+    assert report["share_in_float32"] == 1 and report["share_in_bfloat16"] == 0
