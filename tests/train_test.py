@@ -121,9 +121,12 @@ def test_a_work_directory_need_not_be_on_a_local_disk(parse, tiny_flags, tmp_pat
     remote, local = (build.load_model(path).get_weights() for path in ("ram://train-test/run", str(tmp_path)))
     for there, here in zip(remote, local, strict=True):
         np.testing.assert_array_equal(there, here)
-    for name in ("samples/00000040.png", "model.keras"):
-        with tf.io.gfile.GFile(f"ram://train-test/run/{name}", "rb") as file:
-            assert file.read() == (tmp_path / name).read_bytes()
+    with tf.io.gfile.GFile("ram://train-test/run/samples/00000040.png", "rb") as file:
+        assert file.read() == (tmp_path / "samples" / "00000040.png").read_bytes()
+    with tf.io.gfile.GFile("ram://train-test/run/model.keras", "rb") as file:
+        (tmp_path / "copy.keras").write_bytes(file.read())
+    for there, here in zip(build.load_model(str(tmp_path / "copy.keras")).get_weights(), local, strict=True):
+        np.testing.assert_array_equal(there, here)
     with tf.io.gfile.GFile("ram://train-test/run/metrics.jsonl") as file:
         assert [json.loads(line)["step"] for line in file] == [10, 20, 30, 40]
 
