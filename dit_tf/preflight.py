@@ -128,7 +128,7 @@ def programs_of(options, config, encodes):
 def compile_for(where, program, options, report):
     """Compile a program, say what came of it -> its record."""
     analytic, note = analytic_flops(where, program, report)
-    title = f"compiling {program.name} for {where.topology} (two idle cores take 1 to 7 minutes for DiT-S/2 to DiT-XL/2)"
+    title = f"compiling {program.name} for {where.topology} (1 to 7 minutes from DiT-S/2 to DiT-XL/2)"
     began = time.perf_counter()
     try:
         record = fits_record(where, program.name, analytic, *compile_alone(program, where.topology, title))
