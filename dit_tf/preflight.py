@@ -46,7 +46,7 @@ def main(options):
         records = [compile_for(where, program, options, report) for program in programs]
         report |= records[0] | {"programs": {record["program"]: record for record in records}}
         if options.suggest_batch:
-            report["suggested_batch_per_core"] = suggest_batch(where, programs[0], options)
+            report["suggested_batch_per_core"] = suggest_batch(where, programs[0], records[0], report["state_bytes"])
     write(options.output, report)
 
 
@@ -128,7 +128,7 @@ def programs_of(options, config, encodes):
 def compile_for(where, program, options, report):
     """Compile a program, say what came of it -> its record."""
     analytic, note = analytic_flops(where, program, report)
-    title = f"compiling {program.name} for {where.topology} (DiT-S/2's step took 1 to 4 minutes, DiT-XL/2's 2 to 7)"
+    title = f"compiling {program.name} for {where.topology} (1 to 7 minutes from DiT-S/2 to DiT-XL/2)"
     began = time.perf_counter()
     try:
         record = fits_record(where, program.name, analytic, *compile_alone(program, where.topology, title))
@@ -146,21 +146,28 @@ def compile_for(where, program, options, report):
     return record
 
 
-def suggest_batch(where, program, options):
+def suggest_batch(where, program, record, state_bytes):
     """The largest power of two of examples per core with which the step fits, 0 where not even one does; by bisection,
-    so that at most four are compiled."""
+    so that at most four are compiled. record: of the batch that was compiled already."""
 
     def fits(per_core):
-        larger = dataclasses.replace(program, batch_size=per_core * where.cores)
+        if state_bytes > where.chip.usable_bytes:
+            return False
+        if per_core == record["batch_per_core"]:
+            return record["fits"]
+        other = dataclasses.replace(program, batch_size=per_core * where.cores)
         try:
-            report, _ = compile_alone(larger, where.topology, f"compiling for {per_core} examples per core")
+            report, _ = compile_alone(other, where.topology, f"compiling for {per_core} examples per core")
         except TooLarge:
             return False
         return report.total_bytes <= where.chip.usable_bytes
 
     best = largest_power_of_two(fits, _MOST_PER_CORE)
-    more = " or more" if best == _MOST_PER_CORE else ""
-    print(f"The largest batch that fits: {best}{more} per core, --global_batch_size={best * where.cores}.")
+    if best == 0:
+        print("Not even one example per core fits.")
+    else:
+        more = " or more" if best == _MOST_PER_CORE else ""
+        print(f"The largest batch that fits: {best}{more} per core, --global_batch_size={best * where.cores}.")
     return best
 
 

@@ -1,13 +1,15 @@
 """preflight: what it counts, what it makes of a compiled program, what it refuses, and one tiny program compiled."""
 
 import json
+import pathlib
+from types import SimpleNamespace
 
 import pytest
 
 from dit_tf import flags, preflight
 from dit_tf.config import RunConfig
 from dit_tf.preflight_analysis import analysis, configuration, row_of
-from dit_tf.preflight_programs import missing_compiler
+from dit_tf.preflight_programs import Program, missing_compiler
 from dit_tf.preflight_report import lines_of, pace_of, remedies, too_large_record
 from dit_tf.runtime.tpu_chips import GIB, parse_topology
 from dit_tf.runtime.tpu_compiler import TooLarge, _too_large
@@ -102,6 +104,22 @@ def test_rows_of_all_models_follow_from_one_block_and_two(block):
     assert list(row) == ["model", "block", "image_size", "parameters", "macs"]
 
 
+def test_the_table_of_all_models_is_the_one_in_the_docs(capsys):
+    """Each published size and block, and 512 pixels, and the ladder; some of its rows anew."""
+    page = (pathlib.Path(__file__).parents[1] / "docs" / "preflight.md").read_text()
+    latents = dict(codec="vae", channels=3, num_classes=1000)
+    preflight.print_table(
+        [
+            row_of("S", 4, "cross_attention", dict(latents, image_size=256)),
+            row_of("S", 8, "adaln_zero", dict(latents, image_size=512)),
+            row_of("Mi", 1, "adaln_zero", dict(image_size=8)),
+        ]
+    )
+    table = page.split("## All models")[1]
+    assert all(f"{line}\n" in table for line in capsys.readouterr().out.splitlines())
+    assert table.count("\n| DiT-") == 12 * (4 + 1) + 12
+
+
 @pytest.mark.parametrize("largest", [0, 1, 2, 8, 64, 512, 1024, 4096])
 def test_the_largest_power_of_two_is_found_in_few_trials(largest):
     tried = []
@@ -112,6 +130,25 @@ def test_the_largest_power_of_two_is_found_in_few_trials(largest):
 
     assert preflight.largest_power_of_two(fits, 1024) == min(largest, 1024)
     assert len(tried) == len(set(tried)) <= 4 and set(tried) <= {2**k for k in range(11)}
+
+
+def test_the_suggested_batch_asks_the_compiler_for_what_is_not_known(monkeypatch, capsys):
+    """256 fit; 32, the first to be tried, is known. A state that is too large asks for nothing."""
+    where, asked = parse_topology("v3:2x2"), []
+
+    def compile_alone(program, topology, title):
+        asked.append(program.batch_size // where.cores)
+        if asked[-1] > 256:
+            raise TooLarge(20 * GIB, where.chip.usable_bytes)
+        return SimpleNamespace(total_bytes=GIB), ""
+
+    monkeypatch.setattr(preflight, "compile_alone", compile_alone)
+    program = Program("train", RunConfig(), batch_size=256)
+    known = {"batch_per_core": 32, "fits": True}
+    assert preflight.suggest_batch(where, program, known, state_bytes=GIB) == 256
+    assert asked == [256, 512] and "--global_batch_size=2048" in capsys.readouterr().out
+    assert preflight.suggest_batch(where, program, known, state_bytes=16 * GIB) == 0
+    assert asked == [256, 512] and "Not even one" in capsys.readouterr().out
 
 
 def test_a_program_that_is_refused_for_its_size_is_reported_with_what_helps(monkeypatch, run):

@@ -43,18 +43,20 @@ def test_names_of_the_same_memory_count_once():
 
 
 def test_a_copy_to_the_chips_own_memory_takes_no_hbm_and_keeps_the_original():
-    lines = [
-        "%x = KB parameter(0)",
-        "%a = KB negate(%x)",
+    """a and b until the copy of a is there, then b and c."""
+    first = ["%x = KB parameter(0)", "%a = KB negate(%x)", "%b = KB negate(%x)"]
+    last = ["%c = KB negate(%x)", "ROOT %y = KB fusion(%done, %b, %c)"]
+    copied = [
         "%start = (f32[256]{0:T(256)S(1)}, KB, u32[]{:S(2)}) copy-start(%a)",
-        "%b = KB negate(%x)",
         "%done = f32[256]{0:T(256)S(1)} copy-done(%start)",
-        "ROOT %y = KB add(%done, %b)",
     ]
-    assert peak(*lines) == 2 * 1024
-    sliced = "%start = ((KB), f32[256]{0:T(256)S(1)}, s32[]{:S(2)}) slice-start(%a), slice={[0:256]}"
-    done = "%done = f32[256]{0:T(256)S(1)} slice-done(%start)"
-    assert peak(*lines[:2], sliced, lines[3], done, lines[5]) == 2 * 1024
+    sliced = [
+        "%start = ((KB), f32[256]{0:T(256)S(1)}, s32[]{:S(2)}) slice-start(%a), slice={[0:256]}",
+        "%done = f32[256]{0:T(256)S(1)} slice-done(%start)",
+    ]
+    for lines in (copied, sliced):
+        assert peak(*first, *lines, *last) == 2 * 1024
+        assert peak(*first, lines[0], last[0], lines[1], last[1]) == 3 * 1024
 
 
 def test_the_body_of_a_loop_comes_on_top_of_what_waits_for_it():
