@@ -27,7 +27,7 @@ from dit_tf.runtime.image_files import replace_file, write_grid
 from dit_tf.runtime.metrics_log import MetricsLog
 from dit_tf.runtime.peak_flops import measure_peak_flops
 from dit_tf.runtime.preemption import Preempted, StopRequest
-from dit_tf.runtime.workdir import hold, is_remote, writing_to
+from dit_tf.runtime.workdir import hold, writing_to
 from dit_tf.samplers.generate import in_batches
 from dit_tf.samplers.options import SamplerOptions
 from dit_tf.training import callbacks
@@ -169,8 +169,6 @@ def check_intervals(options):
     for name in ("steps_per_execution", "train_steps", "checkpoint_every", "log_every", "max_bad_steps"):
         if getattr(options, name) < 1:
             raise ValueError(f"--{name} must be at least 1, got {getattr(options, name)}.")
-    if options.eval_every and is_remote(options.workdir or ""):
-        raise ValueError(f"--eval_every needs a --workdir on a local disk, got --workdir={options.workdir}.")
     for name in ("checkpoint_every", "log_every", "sample_every", "eval_every"):
         if getattr(options, name) % options.steps_per_execution:
             raise ValueError(

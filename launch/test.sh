@@ -5,7 +5,7 @@
 #
 # Two tests run at a time, each file's in one process.
 #
-#   launch/test.sh                                  # everything but the tests marked slow and tpu_compile
+#   launch/test.sh                                  # everything but the tests marked slow, kills and tpu_compile
 #   launch/test.sh --tf=2.19.1 tests/models -x      # one room, another TensorFlow
 #   launch/test.sh -m tpu_compile                   # the train steps that the TPU compiler takes minutes for
 set -euo pipefail
