@@ -77,6 +77,11 @@ def check_flags(options):
             f"--global_batch_size must be divisible by the {where.cores} cores of --topology={options.topology}, got "
             f"{options.global_batch_size}: take {near}."
         )
+    share = options.global_batch_size // where.cores
+    if options.accumulation_steps < 1 or share % options.accumulation_steps:
+        raise ValueError(
+            f"--accumulation_steps must divide the {share} examples of a core, got {options.accumulation_steps}."
+        )
     return where
 
 
@@ -115,9 +120,13 @@ def programs_of(options, config, encodes):
     if options.program == "inception" and not options.inception:
         raise ValueError("--program=inception needs --inception=FILE, of classify_image_graph_def.pb.")
     images = functools.partial(Program, config=config, batch_size=options.images_per_core)
+    train = Program(
+        "train", config, config.global_batch_size, encodes,
+        remat=options.remat, accumulation_steps=options.accumulation_steps,
+    )  # fmt: skip
     sampler = SamplerOptions(sampler=options.sampler, num_steps=options.num_steps, cfg_scale=options.cfg_scale)
     available = {
-        "train": [Program("train", config, config.global_batch_size, encodes)],
+        "train": [train],
         "sample": [images("sample", sampler=sampler)],
         "vae": [images("encode"), images("decode")] if config.codec == "vae" else [],
         "inception": [images("inception", inception=options.inception)] if options.inception else [],
@@ -142,7 +151,7 @@ def compile_for(where, program, options, report):
         record |= fields
         print(line)
     if program.name == "train" and not record["fits"]:
-        print("What would make it fit:", *remedies(program.config, report["state_bytes"], record, per_core), sep="\n  ")
+        print("What would make it fit:", *remedies(program, report["state_bytes"], record, per_core), sep="\n  ")
     return record
 
 

@@ -82,7 +82,11 @@ def unbatched(name, config, **more):
 def analytic_flops(where, program, report):
     """(FLOPs of one core by count, what to say of the compiler's beside them)."""
     if program.name == "train":
-        return report["flops_analytic"] / where.cores, ""
+        parts = program.accumulation_steps
+        note = f" of one part of {parts}, since a loop's body is counted once" if parts > 1 else ""
+        if program.remat:
+            note += ", to which --remat adds a forward pass of the blocks"
+        return report["flops_analytic"] / where.cores / parts, note
     if program.name == "sample":
         rows = program.batch_size * (2 if program.sampler.guided else 1)
         return 2 * rows * report["macs"], " of one evaluation: the loop's body is counted once, decoding besides"

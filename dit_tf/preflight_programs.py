@@ -29,13 +29,15 @@ class Program:
     """What to compile, by itself: it goes to another process.
 
     name: train, sample, encode, decode or inception; batch_size: of train over all cores, of the others of one core.
-    encodes: whether the train step begins with images that the autoencoder encodes.
+    encodes: whether the train step begins with images that the autoencoder encodes. remat, accumulation_steps: of it.
     """
 
     name: str
     config: RunConfig
     batch_size: int
     encodes: bool = False
+    remat: bool = False
+    accumulation_steps: int = 1
     sampler: SamplerOptions | None = None
     inception: str | None = None  # file of the network
 
@@ -129,7 +131,9 @@ def _compile_train(program, topology):
     codec = build.make_codec(config, vae)
     stored = config.codec == "vae" and not program.encodes
     return tpu_compiler.compile_train_step(
-        build.make_train_step(config, model, vae),
+        build.make_train_step(
+            config, model, vae, remat=program.remat, accumulation_steps=program.accumulation_steps
+        ),
         topology=topology,
         global_batch_size=program.batch_size,
         example_shape=(*codec.input_size, 2 * codec.channels) if stored else codec.image_shape,

@@ -108,7 +108,7 @@ def pace_of(record, train_steps):
     return dict(train_steps=train_steps, expected_days=days), line
 
 
-def remedies(config, state_bytes, record, batch_per_core):
+def remedies(program, state_bytes, record, batch_per_core):
     """What would make a training fit, as sentences."""
     if state_bytes > record["hbm_limit_bytes"]:
         return [
@@ -118,7 +118,11 @@ def remedies(config, state_bytes, record, batch_per_core):
     found = []
     if batch_per_core > 1:
         found.append("A smaller --global_batch_size, or more cores for it; --suggest_batch finds what fits.")
-    if config.precision == "float32":
+    if not program.remat:
+        found.append("--remat, which leaves little of the temporaries for a third more FLOPs.")
+    if batch_per_core > program.accumulation_steps:
+        found.append(f"--accumulation_steps={2 * program.accumulation_steps}, which computes the batch in parts.")
+    if program.config.precision == "float32":
         found.append("--precision=bfloat16, which halves most of the temporaries.")
     return [*found, "A chip with more memory per core."]
 

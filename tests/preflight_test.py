@@ -75,6 +75,7 @@ def test_without_the_compiler_it_says_how_to_get_it(run, without_compiler):
     [
         (["--topology=v7:2x2"], r"--topology must be .*v2, v3, v4, v5e, v5p, v6e, such as .*got 'v7:2x2'\."),
         (["--topology=v3:2x2", "--global_batch_size=100"], r"divisible by the 8 cores of .*got 100: take 96\."),
+        (["--topology=v3:2x2", "--accumulation_steps=3"], r"must divide the 32 examples of a core, got 3\."),
         (["--topology=v3:2x2", "--global_batch_size=3"], r"divisible by the 8 cores of .*got 3: take 8\."),
         (["--model=DiT-XXL/2"], r"--model must be .*'DiT-XXL/2'; near: "),
         (["--model=all", "--topology=v3:2x2"], r"--model=all goes without --topology.*got --topology=v3:2x2"),
@@ -169,16 +170,18 @@ def test_a_program_that_is_refused_for_its_size_is_reported_with_what_helps(monk
     report, printed = run("--dataset=digits", "--model=DiT-Mi/4", "--topology=v3:2x2")
     assert (report["fits"], report["flops"], report["hbm_bytes"]) == (False, None, told.needed_bytes)
     assert "does NOT fit: 25.79 GiB of 15.48 GiB" in printed
-    assert "--suggest_batch" in printed and "--precision=bfloat16" in printed
+    flags_that_help = "--suggest_batch", "--precision=bfloat16", "--remat", "--accumulation_steps=2"
+    assert all(flag in printed for flag in flags_that_help)
 
 
 def test_no_batch_helps_where_the_state_is_too_large():
     where = parse_topology("v2:2x2")
     record = too_large_record(where, "train", 1.0, TooLarge(12 * GIB, where.chip.usable_bytes), seconds=60.0)
     assert list(lines_of(record))[1] == "  refused by the compiler after 60 s"
-    (sentence,) = remedies(RunConfig(), 10 * GIB, record, batch_per_core=4)
+    (sentence,) = remedies(Program("train", RunConfig(), 16), 10 * GIB, record, batch_per_core=4)
     assert "10.00 GiB on every core, whatever the batch" in sentence
-    one = remedies(RunConfig(precision="bfloat16"), 1 * GIB, record, batch_per_core=1)
+    saved = Program("train", RunConfig(precision="bfloat16"), 4, remat=True)
+    one = remedies(saved, 1 * GIB, record, batch_per_core=1)
     assert one == ["A chip with more memory per core."]
 
 
