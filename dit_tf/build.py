@@ -26,7 +26,7 @@ from dit_tf.pretrained.published import DOWNLOADS, PUBLISHED, fetch_published
 from dit_tf.pretrained.weight_files import naming, read_weight_file
 from dit_tf.runtime import model_file
 from dit_tf.runtime.checkpoint import Checkpoints
-from dit_tf.runtime.distribution import is_tpu, on_replicas
+from dit_tf.runtime.distribution import compiled_on
 from dit_tf.runtime.seeds import RowSeeds
 from dit_tf.samplers import likelihood as flow
 from dit_tf.samplers.generate import ImageSampler
@@ -135,8 +135,7 @@ def make_likelihood(config, model, strategy=None, vae=None, *, num_steps=None, s
         total = variational.bits_per_dim(chain, model_fn, x, seeds, clip_denoised=codec.bounded).total_bpd
         return total, tf.fill(tf.shape(row), chain.num_timesteps), tf.fill(tf.shape(row), True)
 
-    function = tf.function(bits, jit_compile=not is_tpu(strategy), autograph=False)
-    return function if strategy is None else on_replicas(function, strategy)
+    return compiled_on(bits, strategy)
 
 
 def make_extractor(features, inception_file, shape, batch_size, strategy):

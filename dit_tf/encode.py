@@ -22,7 +22,7 @@ from dit_tf.data.latent_spec import MOMENTS_DTYPES, LatentSpec
 from dit_tf.data.pipeline import examples_in_order, open_dataset
 from dit_tf.models.autoencoder_kl import DOWNSCALING, SCALING_FACTOR
 from dit_tf.models.codec import VaeCodec
-from dit_tf.runtime.distribution import check_batch, is_tpu, make_strategy, on_replicas
+from dit_tf.runtime.distribution import check_batch, compiled_on, make_strategy
 
 
 def main(options):
@@ -131,8 +131,7 @@ def make_encoder(codec, spec, strategy=None):
         moments = tf.cast(codec.moments(weights, both), spec.moments_dtype)
         return tf.split(moments, 1 + spec.mirrored)
 
-    function = tf.function(encode, jit_compile=not is_tpu(strategy), autograph=False)
-    return function if strategy is None else on_replicas(function, strategy)
+    return compiled_on(encode, strategy)
 
 
 def encode_batch(encode, weights, images, batch_size):

@@ -24,6 +24,7 @@ from dit_tf.runtime.image_files import replace_file
 from dit_tf.runtime.tpu_chips import parse_topology
 from dit_tf.runtime.tpu_compiler import TooLarge
 from dit_tf.samplers.options import SamplerOptions
+from dit_tf.train import check_parts
 
 _MOST_PER_CORE = 1024  # examples; of --suggest_batch
 
@@ -77,11 +78,7 @@ def check_flags(options):
             f"--global_batch_size must be divisible by the {where.cores} cores of --topology={options.topology}, got "
             f"{options.global_batch_size}: take {near}."
         )
-    share = options.global_batch_size // where.cores
-    if options.accumulation_steps < 1 or share % options.accumulation_steps:
-        raise ValueError(
-            f"--accumulation_steps must divide the {share} examples of a core, got {options.accumulation_steps}."
-        )
+    check_parts(options, where.cores)
     return where
 
 

@@ -45,7 +45,7 @@ def train(options, resources, stop_request):
     check_intervals(options)
     strategy = make_strategy(options.strategy, options.tpu, options.logical_cpus)
     check_batch("--global_batch_size", options.global_batch_size, strategy)
-    check_parts(options, strategy)
+    check_parts(options, strategy.num_replicas_in_sync)
     source = open_dataset(options.dataset, options.data_dir, unlabelled=options.unconditional)
     spec = source.spec(options.split)
     with strategy.scope():
@@ -177,9 +177,9 @@ def check_intervals(options):
             )
 
 
-def check_parts(options, strategy):
+def check_parts(options, replicas):
     """ValueError unless a replica's share of the batch can be computed in --accumulation_steps equal parts."""
-    share = options.global_batch_size // strategy.num_replicas_in_sync
+    share = options.global_batch_size // replicas
     if options.accumulation_steps < 1 or share % options.accumulation_steps:
         raise ValueError(
             f"--accumulation_steps must divide the examples of a replica ({share} of --global_batch_size="

@@ -75,7 +75,7 @@ def test_without_the_compiler_it_says_how_to_get_it(run, without_compiler):
     [
         (["--topology=v7:2x2"], r"--topology must be .*v2, v3, v4, v5e, v5p, v6e, such as .*got 'v7:2x2'\."),
         (["--topology=v3:2x2", "--global_batch_size=100"], r"divisible by the 8 cores of .*got 100: take 96\."),
-        (["--topology=v3:2x2", "--accumulation_steps=3"], r"must divide the 32 examples of a core, got 3\."),
+        (["--topology=v3:2x2", "--accumulation_steps=3"], r"must divide .* of a replica \(32 of .*\), got 3\."),
         (["--topology=v3:2x2", "--global_batch_size=3"], r"divisible by the 8 cores of .*got 3: take 8\."),
         (["--model=DiT-XXL/2"], r"--model must be .*'DiT-XXL/2'; near: "),
         (["--model=all", "--topology=v3:2x2"], r"--model=all goes without --topology.*got --topology=v3:2x2"),

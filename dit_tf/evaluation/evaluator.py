@@ -44,7 +44,8 @@ class Evaluator:
             )
         self._images, self._statistics = images, statistics
         self._selected = num_reference_images
-        self._reference = None
+        self._reference = self._neighbours = None
+        self.features_sha256 = {}
 
     def check(self, images):
         """ValueError unless a set of images can be scored: before the hours that it takes."""
@@ -56,15 +57,14 @@ class Evaluator:
     def __call__(self, images, name="samples"):
         """The `Scores` of a set of images. name: of its file."""
         self.check(images)
-        statistics, neighbours = self._prepared()
+        if self._images is not None and self._reference is None:
+            self._prepare()
         samples = extract_features(self._extractor, images, f"{self._partial}.{name}", f"features of {name}")
         scores = score(
-            self._extractor.name, statistics, neighbours, samples, dtype=self._dtype,
+            self._extractor.name, self._statistics, self._neighbours, samples, dtype=self._dtype,
             allow_few_samples=self._allow_few_samples,
         )  # fmt: skip
-        self.features_sha256 = {"samples": samples.sha256()}
-        if self._reference is not None:
-            self.features_sha256["reference"] = self._reference.sha256()
+        self.features_sha256["samples"] = samples.sha256()
         samples.remove()
         return scores
 
@@ -76,17 +76,16 @@ class Evaluator:
     def _check_count(self, name, count):
         check_count(name, count, self._extractor.widths[0], self._allow_few_samples)
 
-    def _prepared(self):
-        """The reference's statistics, and the features of its images that serve precision and recall."""
-        if self._images is None:
-            return self._statistics, None
-        if self._reference is None:
-            path = f"{self._partial}.reference"
-            self._reference = extract_features(self._extractor, self._images, path, "features of reference")
-            if self._statistics is None:
-                self._statistics = gaussians(self._reference)
+    def _prepare(self):
+        """The features of the reference's images: its statistics, unless they are known, and those that serve precision
+        and recall."""
+        path = f"{self._partial}.reference"
+        self._reference = extract_features(self._extractor, self._images, path, "features of reference")
+        self.features_sha256["reference"] = self._reference.sha256()
+        if self._statistics is None:
+            self._statistics = gaussians(self._reference)
         pool = self._reference.pool
-        return self._statistics, pool if self._selected is None else pool[evenly_spaced(len(pool), self._selected)]
+        self._neighbours = pool if self._selected is None else pool[evenly_spaced(len(pool), self._selected)]
 
 
 def evenly_spaced(count, selected):

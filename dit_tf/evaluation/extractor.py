@@ -4,7 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from dit_tf.evaluation.inception import full_precision
-from dit_tf.runtime.distribution import is_tpu, on_replicas
+from dit_tf.runtime.distribution import compiled_on
 
 FEATURES = ("inception", "pixels")
 _MOST_PIXELS = 4096  # numbers an image: their covariance takes 128 MiB, and its eigenvalues half a minute
@@ -21,8 +21,7 @@ class InceptionExtractor:
         self._network, self.batch_size = network, batch_size
         self.widths = network.widths
         self.facts = {"features": self.name, "inception_sha256": network.sha256}
-        program = tf.function(network.features_with, jit_compile=not is_tpu(strategy), autograph=False)
-        self._run = program if strategy is None else on_replicas(program, strategy)
+        self._run = compiled_on(network.features_with, strategy)
 
     def __call__(self, images):
         weights = [tf.convert_to_tensor(v.value) for v in self._network.variables]

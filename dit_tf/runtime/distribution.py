@@ -45,6 +45,12 @@ def is_tpu(strategy):
     return isinstance(strategy, tf.distribute.TPUStrategy)
 
 
+def compiled_on(function, strategy):
+    """function(shared, *tensors) compiled, on the default device where strategy is None, else `on_replicas`."""
+    program = tf.function(function, jit_compile=not is_tpu(strategy), autograph=False)
+    return program if strategy is None else on_replicas(program, strategy)
+
+
 def on_replicas(function, strategy):
     """A tf.function (shared, *tensors) as one of whole batches: the rows of tensors are shared out in order over the
     replicas of a strategy, scalars and what is in `shared` go to each, and every result has rows."""

@@ -42,7 +42,7 @@ class MetricsLog:
         if not tf.io.gfile.exists(self.path):
             return
         kept = [line for line in _whole_lines(self.path) if json.loads(line)["step"] <= step]
-        temporary = f"{self.path}.{os.getpid()}"
+        temporary = f"{self.path}.unfinished"
         with tf.io.gfile.GFile(temporary, "w") as file:
             file.write("".join(kept))
         tf.io.gfile.rename(temporary, self.path, overwrite=True)

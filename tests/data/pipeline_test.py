@@ -53,16 +53,6 @@ def plain_crop(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def data_dir(tmp_path_factory):
-    return str(tmp_path_factory.mktemp("tfds"))
-
-
-@pytest.fixture(scope="module")
-def digits(data_dir):
-    return pipeline.open_dataset("digits", data_dir)
-
-
-@pytest.fixture(scope="module")
 def squares(data_dir):
     builder = NumberedSquares(data_dir=data_dir)
     builder.download_and_prepare(download_config=tfds.download.DownloadConfig(num_shards=4))

@@ -16,16 +16,6 @@ from tests.data.latents import SPEC
 
 
 @pytest.fixture(scope="module")
-def data_dir(tmp_path_factory):
-    return str(tmp_path_factory.mktemp("tfds"))
-
-
-@pytest.fixture(scope="module")
-def digits(data_dir):
-    return pipeline.open_dataset("digits", data_dir)
-
-
-@pytest.fixture(scope="module")
 def real(digits):
     return pipeline.real_images(digits, "test")
 

@@ -13,6 +13,7 @@ import pytest
 from numpy.lib import format as npy_format
 
 from dit_tf.evaluation.npz_file import NpzFile, NpzImages, sha256_of
+from tests.damaged_bytes import damaged
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
 SAVES = {"stored": np.savez, "deflated": np.savez_compressed}
@@ -199,26 +200,6 @@ def test_files_that_are_no_npz_are_refused(path, tmp_path, images):
     content[len(content) // 2] ^= 1
     pathlib.Path(path).write_bytes(content)
     assert "Bad CRC-32" in sentence_of(path)
-
-
-def damaged(content, k, rng):
-    """The k-th kind of damage in turn, anywhere; every second one in the first or last tenth, where lengths are."""
-    content, size = bytearray(content), len(content)
-    place = int(rng.integers(size))
-    if k % 2:
-        place = place // 10 if k % 4 == 1 else size - 1 - place // 10
-    match k % 5:
-        case 0:
-            content[place] ^= 1 << rng.integers(8)
-        case 1:
-            content[place] = int(rng.integers(256))
-        case 2:
-            del content[place:]
-        case 3:
-            del content[place : place + int(rng.integers(1, 40))]
-        case 4:
-            content[place : place + 8] = [b"\xff" * 8, b"\0" * 8, b"\xff\xff\xff\x7f\0\0\0\0"][rng.integers(3)]
-    return bytes(content)
 
 
 @pytest.mark.parametrize("save", SAVES.values(), ids=SAVES)
