@@ -6,3 +6,6 @@ __version__ = "0.1.0"
 
 # TensorFlow's C++ side writes a page of remarks to stderr before the first step; it reads this when it is imported.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+# The models are TensorFlow, whatever else Keras has been told to run on; it reads this when it is imported.
+os.environ["KERAS_BACKEND"] = "tensorflow"

@@ -22,13 +22,13 @@ from dit_tf.data.latent_spec import MOMENTS_DTYPES, LatentSpec
 from dit_tf.data.pipeline import examples_in_order, open_dataset
 from dit_tf.models.autoencoder_kl import DOWNSCALING, SCALING_FACTOR
 from dit_tf.models.codec import VaeCodec
-from dit_tf.runtime.distribution import check_batch, compiled_on, make_strategy
+from dit_tf.runtime.distribution import check_batch, compiled_on
 
 
 def main(options):
     check_flags(options)
     directory = os.path.expanduser(options.output)
-    strategy = make_strategy(options.strategy, options.tpu, options.logical_cpus)
+    strategy = flags.strategy_of(options)
     check_batch("--batch_size", options.batch_size, strategy)
     source = open_dataset(options.dataset, options.data_dir)
     images = source.spec(options.split)

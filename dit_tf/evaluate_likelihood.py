@@ -8,10 +8,10 @@ import tensorflow as tf
 import tqdm
 
 import dit_tf
-from dit_tf import build
+from dit_tf import build, flags
 from dit_tf.data.class_names import UNLABELLED
 from dit_tf.data.pipeline import examples_in_order, open_dataset
-from dit_tf.runtime.distribution import check_batch, make_strategy
+from dit_tf.runtime.distribution import check_batch
 from dit_tf.runtime.image_files import replace_file
 from dit_tf.runtime.partial_results import PartialResults
 from dit_tf.samplers.likelihood import SOLVERS
@@ -26,7 +26,7 @@ def evaluate_likelihood(options):
     path = options.workdir or options.weights
     config = build.load_config(path)
     method = likelihood_method(options, config)
-    strategy = make_strategy(options.strategy, options.tpu, options.logical_cpus)
+    strategy = flags.strategy_of(options)
     check_batch("--batch_size", options.batch_size, strategy)
     dataset, split = options.dataset or config.dataset, options.split or "test"
     source = open_dataset(dataset, options.data_dir, unlabelled=build.load_classes(path) == UNLABELLED)

@@ -9,13 +9,13 @@ import numpy as np
 import tensorflow as tf
 
 import dit_tf
-from dit_tf import build
+from dit_tf import build, flags
 from dit_tf.data.source_images import open_images
 from dit_tf.evaluation.evaluator import Evaluator
 from dit_tf.evaluation.image_folder import ImageFolder
 from dit_tf.evaluation.npz_file import NpzImages
 from dit_tf.evaluation.references import Reference
-from dit_tf.runtime.distribution import check_batch, make_strategy
+from dit_tf.runtime.distribution import check_batch
 from dit_tf.runtime.image_files import replace_file
 from dit_tf.sample import drawn_images, plan
 
@@ -29,7 +29,7 @@ def evaluate_samples(options):
         raise ValueError("Either --samples or a model (--workdir or --weights) must be given, and not both.")
     if not options.reference:
         raise ValueError(f"--reference must be given: {IMAGES}.")
-    strategy = make_strategy(options.strategy, options.tpu, options.logical_cpus)
+    strategy = flags.strategy_of(options)
     check_batch("--batch_size", options.batch_size, strategy)
     if model:
         samples = drawn_images(options, strategy, labels=None)

@@ -2,11 +2,11 @@
 
 import tqdm
 
-from dit_tf import build
+from dit_tf import build, flags
 from dit_tf.data.source_images import open_images
 from dit_tf.evaluation.evaluator import evenly_spaced
 from dit_tf.evaluation.partial_reference import PartialReference
-from dit_tf.runtime.distribution import check_batch, make_strategy
+from dit_tf.runtime.distribution import check_batch
 
 STORED = 10_000  # images, for precision and recall: as many as ADM's references of ImageNet hold
 
@@ -15,7 +15,7 @@ def make_reference(options):
     """Statistics of every image, and some of the images themselves, evenly spaced, with their labels."""
     if not options.dataset:
         raise ValueError("--dataset must be given: it is what --make_reference makes a reference of.")
-    strategy = make_strategy(options.strategy, options.tpu, options.logical_cpus)
+    strategy = flags.strategy_of(options)
     check_batch("--batch_size", options.batch_size, strategy)
     images = open_images(
         "--dataset", options.dataset, options.split or "train", options.data_dir, options.image_size, options.crop,

@@ -17,7 +17,7 @@ import tqdm
 
 import dit_tf
 from dit_tf import build, flags
-from dit_tf.runtime.distribution import check_batch, make_strategy
+from dit_tf.runtime.distribution import check_batch
 from dit_tf.runtime.image_files import write_grid
 from dit_tf.runtime.npz_writer import PartialArray
 from dit_tf.samplers.drawn_images import DrawnImages
@@ -28,7 +28,7 @@ from dit_tf.samplers.options import SamplerOptions
 def main(options):
     if not options.output.endswith((".png", ".npz")) or os.path.isdir(options.output):
         raise ValueError(f"--output must be a file that ends in .png or .npz, got {options.output!r}.")
-    strategy = make_strategy(options.strategy, options.tpu, options.logical_cpus)
+    strategy = flags.strategy_of(options)
     check_batch("--batch_size", options.batch_size, strategy)
     drawn = drawn_images(options, strategy, options.labels)
     replicas = strategy.num_replicas_in_sync

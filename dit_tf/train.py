@@ -22,7 +22,7 @@ from dit_tf.models.costs import count_parameters, training_flops
 from dit_tf.pretrained.fine_tuning import start_from
 from dit_tf.runtime.background_saver import BackgroundSaver
 from dit_tf.runtime.checkpoint import Checkpoints
-from dit_tf.runtime.distribution import check_batch, make_strategy
+from dit_tf.runtime.distribution import check_batch, device_names
 from dit_tf.runtime.image_files import replace_file, write_grid
 from dit_tf.runtime.metrics_log import MetricsLog
 from dit_tf.runtime.peak_flops import measure_peak_flops
@@ -43,7 +43,7 @@ def main(options):
 def train(options, resources, stop_request):
     """resources: where the work directory's lock and the thread that saves are entered, to end with the run."""
     check_intervals(options)
-    strategy = make_strategy(options.strategy, options.tpu, options.logical_cpus)
+    strategy = flags.strategy_of(options)
     check_batch("--global_batch_size", options.global_batch_size, strategy)
     check_parts(options, strategy.num_replicas_in_sync)
     source = open_dataset(options.dataset, options.data_dir, unlabelled=options.unconditional)
@@ -202,13 +202,14 @@ def check_same_run(config, checkpoints):
 
 def announce(config, trainer, workdir, start):
     trainable, _ = count_parameters(trainer.model)
-    replicas = trainer.distribute_strategy.num_replicas_in_sync
+    strategy = trainer.distribute_strategy
+    replicas = strategy.num_replicas_in_sync
     share = config.global_batch_size // replicas
     print(f"{config.model} ({config.block}), {trainable / 1e6:.2f} M parameters, {config.precision}; into {workdir}")
     if config.objective == "flow":
         print(f"flow matching: {config.path} path, {config.prediction} prediction")
     latents = ", as latents" if config.codec == "vae" else ""
-    print(f"{config.dataset} at {config.image_size} pixels{latents}, {replicas} replica(s) of {share} examples")
+    print(f"{config.dataset} at {config.image_size} pixels{latents}, {replicas} replica(s) of {share} examples on {device_names(strategy)}")
     if start:
         print(f"Resuming from step {start}")
 

@@ -16,8 +16,10 @@ from dit_tf.flags.commands import (
     define_train,
 )
 from dit_tf.flags.documentation import documentation
+from dit_tf.flags.groups import strategy_of
 
 __all__ = [
     "COMMANDS", "FLAGS", "define_convert", "define_encode", "define_evaluate", "define_preflight",
     "define_sample", "define_score_digits", "define_train", "documentation", "resolved", "run",
+    "strategy_of",
 ]  # fmt: skip

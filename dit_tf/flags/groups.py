@@ -7,11 +7,13 @@ from absl import flags
 from dit_tf.config import CROPS
 from dit_tf.evaluation.extractor import FEATURES
 from dit_tf.evaluation.precision_recall import DTYPES
-from dit_tf.runtime.distribution import STRATEGIES
+from dit_tf.runtime.distribution import STRATEGIES, make_strategy
+from dit_tf.runtime.versions import check_path, installed, line, table
 from dit_tf.samplers.labels import LABEL_POLICIES
 from dit_tf.samplers.options import DEFAULT_STEPS, SAMPLERS, SOLVERS_OF, SamplerOptions
 from dit_tf.samplers.sde import DIFFUSIONS, LAST_STEPS
 
+_PATHS = ("workdir", "dataset", "weights", "vae", "samples", "reference", "output")
 IMAGES = "an .npz, a folder of PNG files, or a data set: digits, a TensorFlow Datasets name, folder:DIR"
 
 
@@ -83,5 +85,21 @@ def define_reference(define, otherwise):
 
 def define_devices(define):
     define.string("strategy", "auto", f"One of {', '.join(STRATEGIES)}.")
-    define.string("tpu", None, "Name of a TPU, or local on a TPU VM.")
+    define.string("tpu", None, "local on a TPU VM, grpc://IP:8470 of its hosts, or the name of a TPU.")
+    define.string("tpu_zone", None, "Of --tpu=NAME; default: this machine's.")
+    define.string("tpu_project", None, "Of --tpu=NAME; default: this machine's.")
     define.integer("logical_cpus", 0, "Split the CPU into so many devices, to try replicas without hardware.")
+
+
+def strategy_of(options):
+    """What `define_devices` asks for. Call it before TensorFlow touches a device."""
+    have = installed()
+    for name in _PATHS:
+        if name in options:
+            check_path(have, name, options[name].value)
+    print(line(have))
+    if options.tpu:
+        print(table(have), flush=True)  # before it is sought, which may take long
+    return make_strategy(
+        options.strategy, options.tpu, options.logical_cpus, tpu_zone=options.tpu_zone, tpu_project=options.tpu_project
+    )

@@ -1,15 +1,15 @@
 """Flags -> strategy: one device, several on this host, or a TPU."""
 
-import threading
-
 import tensorflow as tf
 
+from dit_tf.runtime.tpu_connection import connect
+from dit_tf.runtime.versions import check_versions, installed
+
 STRATEGIES = ("auto", "one", "mirrored", "tpu")
-_TPU_TIMEOUT_SECONDS = 18.0  # with up to 10 s of imports, a TPU that does not answer is reported within 30 seconds
 
 
-def make_strategy(name="auto", tpu=None, logical_cpus=0):
-    """name: one of STRATEGIES; tpu: a TPU's name, or "local" on a TPU VM; logical_cpus: split the CPU into so many
+def make_strategy(name="auto", tpu=None, logical_cpus=0, tpu_zone=None, tpu_project=None):
+    """name: one of STRATEGIES; tpu, tpu_zone, tpu_project: see `connect`; logical_cpus: split the CPU into so many
     devices, to try several replicas without hardware. Must run before TensorFlow touches a device."""
     if name not in STRATEGIES:
         raise ValueError(f"--strategy must be one of {', '.join(STRATEGIES)}, got {name!r}.")
@@ -21,8 +21,11 @@ def make_strategy(name="auto", tpu=None, logical_cpus=0):
         raise ValueError(f"--logical_cpus must not be negative, got {logical_cpus}.")
     if tpu and logical_cpus:
         raise ValueError(f"--logical_cpus={logical_cpus} splits this machine's CPU, so it cannot go with --tpu={tpu}.")
+    if (tpu_zone or tpu_project) and not tpu:
+        raise ValueError("--tpu_zone and --tpu_project go with --tpu=NAME, got no --tpu.")
+    check_versions(installed(), tpu)
     if tpu:
-        return tf.distribute.TPUStrategy(_connect(tpu))
+        return tf.distribute.TPUStrategy(connect(tpu, tpu_zone, tpu_project))
     if logical_cpus:
         _split_cpu(logical_cpus)
         devices = [f"CPU:{i}" for i in range(logical_cpus)]
@@ -39,6 +42,13 @@ def check_batch(flag, batch_size, strategy):
     if batch_size < 1 or batch_size % replicas:
         rule = f"a positive multiple of the number of replicas ({replicas})"
         raise ValueError(f"{flag} must be {rule}, got {batch_size}.")
+
+
+def device_names(strategy):
+    """ "2 CPU", "8 TPU on 2 hosts": the devices that replicas are on."""
+    devices = [tf.DeviceSpec.from_string(name) for name in strategy.extended.worker_devices]
+    hosts = len({(d.job, d.replica, d.task) for d in devices})
+    return f"{len(devices)} {devices[0].device_type}" + (f" on {hosts} hosts" if hosts > 1 else "")
 
 
 def is_tpu(strategy):
@@ -71,37 +81,3 @@ def on_replicas(function, strategy):
 def _split_cpu(count):
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * count)
-
-
-def _connect(tpu):
-    """A connected and initialised resolver. The search for a TPU retries for minutes, hence a thread and a deadline;
-    the initialisation of one that was found takes as long as it takes."""
-    outcome = {}
-
-    def search():
-        try:
-            resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=tpu)
-            tf.config.experimental_connect_to_cluster(resolver)
-            tf.config.list_logical_devices()  # TensorFlow connects when it is first asked for a device
-            outcome["resolver"] = resolver
-        except Exception as error:  # the resolver raises errors of many kinds: HTTP, gRPC, environment, parsing
-            outcome["error"] = error
-
-    thread = threading.Thread(target=search, daemon=True)
-    thread.start()
-    thread.join(_TPU_TIMEOUT_SECONDS)
-    if "resolver" not in outcome:
-        raise _unreachable(tpu, outcome.get("error", f"no answer within {_TPU_TIMEOUT_SECONDS:.0f} s"))
-    try:
-        tf.tpu.experimental.initialize_tpu_system(outcome["resolver"])
-    except Exception as error:
-        raise _unreachable(tpu, error) from error
-    return outcome["resolver"]
-
-
-def _unreachable(tpu, reason):
-    first_line = (str(reason).strip().splitlines() or [type(reason).__name__])[0].rstrip(".")
-    return ValueError(
-        f"--tpu={tpu} cannot be reached: {first_line}. Check the name, zone and project; on a TPU VM install '.[tpu]' "
-        "and use --tpu=local; leave --tpu out to train on this machine."
-    )
