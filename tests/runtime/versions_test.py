@@ -25,7 +25,11 @@ _NEW = _CPU._replace(tensorflow="2.21.0", wheels=("tensorflow-cpu 2.21.0",), gcs
         (_NEW, "node", r"2\.20\.0 is the newest"),
         (_CPU, "local", r"--tpu=local needs tensorflow-tpu, and tensorflow-cpu 2\.20\.0 is installed"),
         (_TPU._replace(libtpu=None), "local", r"needs libtpu, and none is installed: pip install libtpu==0\.0\.14\."),
-        (_TPU._replace(libtpu="0.0.51"), "local", r"needs libtpu 0\.0\.14, got 0\.0\.51: pip install libtpu==0\.0\.14\."),
+        (
+            _TPU._replace(libtpu="0.0.51"),
+            "local",
+            r"needs libtpu 0\.0\.14, got 0\.0\.51: pip install libtpu==0\.0\.14\.",
+        ),
         (_TPU._replace(tensorflow="2.19.1"), "local", r"needs libtpu 0\.0\.10, got 0\.0\.14"),
     ],
 )
