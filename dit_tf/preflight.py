@@ -3,6 +3,7 @@
     python -m dit_tf.preflight --model=DiT-XL/2 --topology=v4:2x2x1 --global_batch_size=256
     python -m dit_tf.preflight --flagfile=launch/flags/dit-s-2-imagenet256.flags --precision=bfloat16 --topology=v3:2x2
     python -m dit_tf.preflight --model=all
+    python -m dit_tf.preflight --model=all --precision=bfloat16 --topology=v4:2x2x4 --output=v4.json
 
 With --topology it compiles the step that train runs, with the mean over all cores of the slice, by Google's TPU
 compiler: pip install '.[preflight]', Linux x86-64. Minutes each; no TPU is asked.
@@ -10,7 +11,6 @@ compiler: pip install '.[preflight]', Linux x86-64. Minutes each; no TPU is aske
 
 import dataclasses
 import functools
-import json
 import time
 
 import tqdm
@@ -20,7 +20,7 @@ from dit_tf.flags.preflight import PROGRAMS
 from dit_tf.preflight_analysis import ASSUMED, all_models, analysis, analytic_flops, configuration
 from dit_tf.preflight_programs import Program, compile_alone, missing_compiler
 from dit_tf.preflight_report import fits_record, lines_of, pace_of, remedies, size_text, too_large_record
-from dit_tf.runtime.image_files import replace_file
+from dit_tf.preflight_table import compiled_rows, compiled_table, count_table, write_json
 from dit_tf.runtime.tpu_chips import parse_topology
 from dit_tf.runtime.tpu_compiler import TooLarge
 from dit_tf.samplers.options import SamplerOptions
@@ -31,11 +31,14 @@ _MOST_PER_CORE = 1024  # examples; of --suggest_batch
 
 def main(options):
     where = check_flags(options)
-    if options.model == "all":
+    if options.model == "all" and where is None:
         rows = all_models()
-        print_table(rows)
+        print(*count_table(rows), sep="\n")
         return write(options.output, rows)
     config, encodes = configuration(options)
+    if options.model == "all":
+        print_compiled_table(where, options, config, encodes)
+        return print(f"Written: {options.output}")
     programs = programs_of(options, config, encodes)
     report = analysis(config, encodes)
     print_analysis(config, report, encodes)
@@ -63,12 +66,17 @@ def check_flags(options):
             if asked:
                 raise ValueError(f"{name} needs a slice to compile for: add --topology, such as --topology=v4:2x2x1.")
         return None
-    if options.model == "all":
-        raise ValueError(
-            f"--model=all goes without --topology, as a compilation takes minutes, got --topology={options.topology}: "
-            "leave it out, or name one model."
-        )
     where = parse_topology(options.topology)
+    if options.model == "all" and (options.suggest_batch or options.program != "train"):
+        raise ValueError(
+            f"--model=all goes with --program=train and without --suggest_batch, got --program={options.program}: name "
+            "one model for these."
+        )
+    if options.model == "all" and missing_compiler():
+        raise ValueError(
+            f"--model=all with --topology needs {' and '.join(missing_compiler())}: pip install '.[preflight]' (Linux "
+            "x86-64), or leave --topology out."
+        )
     if options.suggest_batch and options.program not in ("train", "all"):
         raise ValueError(f"--suggest_batch goes with --program=train, got --program={options.program}.")
     rest = options.global_batch_size % where.cores
@@ -82,11 +90,16 @@ def check_flags(options):
     return where
 
 
-def print_table(rows):
-    print("| model | block | pixels | parameters (M) | multiply-adds (G) |\n|---|---|---|---|---|")
-    for row in rows:
-        numbers = f"{row['parameters'] / 1e6:.2f} | {row['macs'] / 1e9:.4g}"
-        print(f"| {row['model']} | {row['block']} | {row['image_size']} | {numbers} |")
+def print_compiled_table(where, options, config, encodes):
+    """--model=all with --topology: minutes for each size, and the same command again goes on where it stopped."""
+
+    def compile_one(config):
+        (program,), report = programs_of(options, config, encodes), analysis(config, encodes)
+        return report | compile_for(where, program, options, report)
+
+    more = dict(remat=options.remat, accumulation_steps=options.accumulation_steps)
+    rows = compiled_rows(config, where.topology, more, compile_one, options.output)
+    print(*compiled_table(rows), sep="\n")
 
 
 def print_analysis(config, report, encodes):
@@ -189,7 +202,7 @@ def largest_power_of_two(holds, most):
 
 
 def write(path, report):
-    replace_file(path, (json.dumps(report, indent=1) + "\n").encode())
+    write_json(path, report)
     print(f"Written: {path}")
 
 

@@ -209,7 +209,8 @@ def announce(config, trainer, workdir, start):
     if config.objective == "flow":
         print(f"flow matching: {config.path} path, {config.prediction} prediction")
     latents = ", as latents" if config.codec == "vae" else ""
-    print(f"{config.dataset} at {config.image_size} pixels{latents}, {replicas} replica(s) of {share} examples on {device_names(strategy)}")
+    devices = f"{replicas} replica(s) of {share} examples on {device_names(strategy)}"
+    print(f"{config.dataset} at {config.image_size} pixels{latents}, {devices}")
     if start:
         print(f"Resuming from step {start}")
 

@@ -11,8 +11,9 @@ from dit_tf.config import RunConfig
 from dit_tf.preflight_analysis import analysis, configuration, row_of
 from dit_tf.preflight_programs import Program, missing_compiler
 from dit_tf.preflight_report import lines_of, pace_of, remedies, too_large_record
+from dit_tf.preflight_table import PUBLISHED, count_table
 from dit_tf.runtime.tpu_chips import GIB, parse_topology
-from dit_tf.runtime.tpu_compiler import TooLarge, _too_large
+from dit_tf.runtime.tpu_compiler import Report, TooLarge, _too_large
 
 _S2 = "launch/flags/dit-s-2-imagenet256.flags"
 
@@ -78,7 +79,8 @@ def test_without_the_compiler_it_says_how_to_get_it(run, without_compiler):
         (["--topology=v3:2x2", "--accumulation_steps=3"], r"must divide .* of a replica \(32 of .*\), got 3\."),
         (["--topology=v3:2x2", "--global_batch_size=3"], r"divisible by the 8 cores of .*got 3: take 8\."),
         (["--model=DiT-XXL/2"], r"--model must be .*'DiT-XXL/2'; near: "),
-        (["--model=all", "--topology=v3:2x2"], r"--model=all goes without --topology.*got --topology=v3:2x2"),
+        (["--model=all", "--topology=v3:2x2", "--suggest_batch"], r"--model=all goes with --program=train and without"),
+        (["--model=all", "--topology=v3:2x2", "--program=vae"], r"got --program=vae: name one model"),
         (["--program=encode"], r"--program must be one of train, sample, vae, inception, all, got 'encode'\."),
         (["--program=sample"], r"--program needs a slice to compile for: add --topology"),
         (["--suggest_batch"], r"--suggest_batch needs a slice"),
@@ -105,20 +107,46 @@ def test_rows_of_all_models_follow_from_one_block_and_two(block):
     assert list(row) == ["model", "block", "image_size", "parameters", "macs"]
 
 
-def test_the_table_of_all_models_is_the_one_in_the_docs(capsys):
+def test_the_table_of_all_models_is_the_one_in_the_docs():
     """Each published size and block, and 512 pixels, and the ladder; some of its rows anew."""
     page = (pathlib.Path(__file__).parents[1] / "docs" / "preflight.md").read_text()
     latents = dict(codec="vae", channels=3, num_classes=1000)
-    preflight.print_table(
-        [
-            row_of("S", 4, "cross_attention", dict(latents, image_size=256)),
-            row_of("S", 8, "adaln_zero", dict(latents, image_size=512)),
-            row_of("Mi", 1, "adaln_zero", dict(image_size=8)),
-        ]
-    )
+    rows = [
+        row_of("S", 4, "cross_attention", dict(latents, image_size=256)),
+        row_of("S", 8, "adaln_zero", dict(latents, image_size=512)),
+        row_of("Mi", 1, "adaln_zero", dict(image_size=8)),
+    ]
     table = page.split("## All models")[1]
-    assert all(f"{line}\n" in table for line in capsys.readouterr().out.splitlines())
+    assert all(f"{line}\n" in table for line in "\n".join(count_table(rows)).splitlines())
     assert table.count("\n| DiT-") == 12 * (4 + 1) + 12
+
+
+def test_the_table_of_a_slice_goes_on_where_it_stopped(run, tmp_path, monkeypatch):
+    """One compilation a size, each written when it is there; what a broken run left is not compiled again."""
+    compiled = []
+
+    def compile_alone(program, topology, title):
+        compiled.append(program.config.model)
+        if program.config.model == "DiT-XL/8":
+            raise TooLarge(20 * GIB, 15 * GIB)
+        if len(compiled) == 5:
+            raise KeyboardInterrupt
+        return Report(topology, 8, 1.0, 1e12, 1e10, GIB, 2 * GIB, GIB, GIB, GIB, 1, 0), "ENTRY %main () -> () {\n}\n"
+
+    monkeypatch.setattr(preflight, "compile_alone", compile_alone)
+    monkeypatch.setattr(preflight, "missing_compiler", list)
+    counts = dict(flops_analytic=8e12, state_bytes=GIB)  # counting XL/2 takes seconds
+    monkeypatch.setattr(preflight, "analysis", lambda config, encodes: counts | dict(model=config.model))
+    command = ["--model=all", "--precision=bfloat16", "--topology=v3:2x2", "--global_batch_size=64"]
+    with pytest.raises(KeyboardInterrupt):
+        run(*command)
+    assert [row["model"] for row in json.loads((tmp_path / "report.json").read_text())] == PUBLISHED[:4]
+    rows, printed = run(*command)
+    assert compiled == PUBLISHED[:5] + PUBLISHED[4:] and [row["model"] for row in rows] == PUBLISHED
+    assert "| DiT-S/8 | v3:2x2 | 8 | 1.00 | 1.00 | 3.00 of 15.48 | 1e+12 |" in printed
+    assert "| 20.00 of 15.00: too large |" in printed
+    rows, _ = run(*command, "--remat")  # another program
+    assert len(rows) == 2 * len(PUBLISHED) and len(compiled) == 13 + 12
 
 
 @pytest.mark.parametrize("largest", [0, 1, 2, 8, 64, 512, 1024, 4096])

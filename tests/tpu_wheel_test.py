@@ -1,5 +1,5 @@
-"""The train step through the TPU kernels of the TensorFlow that a TPU runs: tensorflow-tpu 2.20.0, in an environment that
-the test makes from the extra `tpu`. Everywhere else here the step is lowered by the kernels of a CPU.
+"""The train step through the TPU kernels of the TensorFlow that a TPU runs: tensorflow-tpu 2.20.0, in an environment
+that the test makes from the extra `tpu`. Everywhere else here the step is lowered by the kernels of a CPU.
 """
 
 import json

@@ -42,6 +42,6 @@ def connect(tpu, zone=None, project=None):
 def _unreachable(tpu, reason):
     first_line = (str(reason).strip().splitlines() or [type(reason).__name__])[0].rstrip(".")
     return ValueError(
-        f"--tpu={tpu} cannot be reached: {first_line}. Check the name, --tpu_zone and --tpu_project; on a TPU VM install "
-        "'.[tpu]' and use --tpu=local; leave --tpu out to train on this machine."
+        f"--tpu={tpu} cannot be reached: {first_line}. Check the name, --tpu_zone and --tpu_project; on a TPU VM "
+        "install '.[tpu]' and use --tpu=local; leave --tpu out to train on this machine."
     )

@@ -19,8 +19,8 @@ class Release(NamedTuple):
     note: str
 
 
-# From the wheels' own metadata. tensorflow-tpu 2.20.0 asks for libtpu~=0.0.14, but 0.0.51 lacks 132 of the 203 functions
-# that it binds.
+# From the wheels' own metadata. tensorflow-tpu 2.20.0 asks for libtpu~=0.0.14, but 0.0.51 lacks 132 of the 203
+# functions that it binds.
 RELEASES = (
     Release("2.19.1", "tensorflow-tpu 2.19.1", "0.0.10", "tested without a TPU"),
     Release("2.20.0", "tensorflow-tpu 2.20.0", "0.0.14", "primary: pip install '.[tpu]'"),
@@ -65,8 +65,8 @@ def check_path(have, flag, path):
     """ValueError where a path is on gs:// and this TensorFlow cannot go there."""
     if path and "gs://" in path and not have.gcs:
         raise ValueError(
-            f"--{flag}={path} needs the plugin for gs:// that TensorFlow {have.tensorflow} no longer brings: pip install "
-            "tensorflow-io-gcs-filesystem (Python below 3.13), or take TensorFlow 2.20."
+            f"--{flag}={path} needs the plugin for gs:// that TensorFlow {have.tensorflow} no longer brings: pip "
+            "install tensorflow-io-gcs-filesystem (Python below 3.13), or take TensorFlow 2.20."
         )
 
 

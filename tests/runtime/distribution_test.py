@@ -6,7 +6,6 @@ import sys
 import pytest
 import tensorflow as tf
 
-from dit_tf.runtime import distribution
 from dit_tf.runtime.distribution import STRATEGIES, check_batch, is_tpu, make_strategy
 
 

@@ -14,8 +14,8 @@ from dit_tf.runtime import tpu_connection
 from dit_tf.runtime.tpu_connection import connect
 
 _REMEDY = (
-    "Check the name, --tpu_zone and --tpu_project; on a TPU VM install '.[tpu]' and use --tpu=local; leave --tpu out to "
-    "train"
+    "Check the name, --tpu_zone and --tpu_project; on a TPU VM install '.[tpu]' and use --tpu=local; leave --tpu out "
+    "to train"
 )
 
 
