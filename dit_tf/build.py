@@ -68,6 +68,7 @@ def make_model(config):
         class_dropout_prob=config.class_dropout_prob,
         learn_sigma=config.learn_sigma,
         block=config.block,
+        qk_norm=config.qk_norm,
         dtype=POLICIES[config.precision],
     )
 

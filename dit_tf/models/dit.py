@@ -95,6 +95,7 @@ class DiT(keras.Model):
         class_dropout_prob=0.1,  # 0: no null class, hence no guidance
         learn_sigma=True,
         block="adaln_zero",
+        qk_norm=False,  # see `QKNorm`
         name="dit",
         **kwargs,
     ):
@@ -103,7 +104,7 @@ class DiT(keras.Model):
         self._config = dict(
             input_size=[height, width_px], patch_size=patch_size, in_channels=in_channels, width=width, depth=depth,
             num_heads=num_heads, num_classes=num_classes, mlp_ratio=mlp_ratio, class_dropout_prob=class_dropout_prob,
-            learn_sigma=learn_sigma, block=block,
+            learn_sigma=learn_sigma, block=block, qk_norm=qk_norm,
         )  # fmt: skip
         if block not in BLOCKS:
             raise ValueError(f"--block must be one of {', '.join(BLOCKS)}, got {block!r}.")
@@ -119,7 +120,8 @@ class DiT(keras.Model):
         self.timestep_embedder = TimestepEmbedder(width, dtype=policy, name="timestep_embedder")
         self.label_embedder = LabelEmbedder(num_classes, width, class_dropout_prob, dtype=policy, name="label_embedder")
         self.blocks = [
-            BLOCKS[block](width, num_heads, mlp_ratio, dtype=policy, name=f"block{i}") for i in range(depth)
+            BLOCKS[block](width, num_heads, mlp_ratio, qk_norm=qk_norm, dtype=policy, name=f"block{i}")
+            for i in range(depth)
         ]
         out_channels = in_channels * (2 if learn_sigma else 1)
         self.decoder = blocks.Decoder(
