@@ -10,6 +10,7 @@ import tensorflow as tf
 from dit_tf.models import blocks
 from dit_tf.models.embeddings import LabelEmbedder, PatchEmbedder, TimestepEmbedder, unpatchify
 from dit_tf.models.remat import rematerialised
+from dit_tf.models.scan import scanned
 
 
 class Size(NamedTuple):
@@ -138,8 +139,9 @@ class DiT(keras.Model):
             block.build(tokens)
         self.decoder.build(tokens)
 
-    def call(self, inputs, training=False, remat=False):
-        """remat: gradients compute the activations of each block anew, see `rematerialised`."""
+    def call(self, inputs, training=False, remat=False, scan=False):
+        """remat: gradients compute the activations of each block anew, see `rematerialised`. scan: so do those of the
+        blocks as one loop, see `scanned`."""
         x, t, y = inputs
         x = self.patch_embedder(x)  # (N, T, D)
         t_emb, y_emb = self.timestep_embedder(t), self.label_embedder(y)  # (N, D) each
@@ -149,8 +151,11 @@ class DiT(keras.Model):
             c = t_emb + y_emb  # (N, D)
         elif conditions_on is None:
             x = tf.concat([c, x], axis=1)  # (N, 2 + T, D)
-        for block in self.blocks:
-            x = rematerialised(block, x, c) if remat else block(x, c)
+        if scan:
+            x = scanned(self.blocks, x, c)
+        else:
+            for block in self.blocks:
+                x = rematerialised(block, x, c) if remat else block(x, c)
         if conditions_on is None:
             x = x[:, 2:]
         x = self.decoder(x, c)  # (N, T, p p out)
