@@ -68,6 +68,7 @@ def make_model(config):
         class_dropout_prob=config.class_dropout_prob,
         learn_sigma=config.learn_sigma,
         block=config.block,
+        qk_norm=config.qk_norm,
         dtype=POLICIES[config.precision],
     )
 
@@ -82,12 +83,13 @@ def make_process(config):
     )
 
 
-def make_train_step(config, model, vae=None, *, remat=False, accumulation_steps=1):
-    """What saves memory and leaves the gradients what they are: remat (a third more FLOPs, `dit_tf.models.remat`) and
-    the number of parts that a replica's batch is computed in."""
+def make_train_step(config, model, vae=None, *, remat=False, scan_blocks=False, accumulation_steps=1):
+    """What saves memory or compilation and leaves the gradients what they are: remat (a third more FLOPs,
+    `dit_tf.models.remat`), the blocks as one loop, which is remat too (`dit_tf.models.scan`), and the number of parts
+    that a replica's batch is computed in."""
     return TrainStep(
         model,
-        functools.partial(call_with, remat=remat),
+        functools.partial(call_with, remat=remat, scan=scan_blocks),
         make_process(config),
         make_codec(config, vae),
         AdamW(learning_rate=config.learning_rate, weight_decay=config.weight_decay),
@@ -97,9 +99,10 @@ def make_train_step(config, model, vae=None, *, remat=False, accumulation_steps=
     )
 
 
-def make_trainer(config, model, vae=None, *, remat=False, accumulation_steps=1, **options):
+def make_trainer(config, model, vae=None, *, remat=False, scan_blocks=False, accumulation_steps=1, **options):
     """Call it inside the strategy's scope, where model and vae must have been made too. options: of `DiTTrainer`."""
-    step = make_train_step(config, model, vae, remat=remat, accumulation_steps=accumulation_steps)
+    saving = dict(remat=remat, scan_blocks=scan_blocks, accumulation_steps=accumulation_steps)
+    step = make_train_step(config, model, vae, **saving)
     return DiTTrainer(step, seed=config.seed, **options)
 
 

@@ -25,6 +25,7 @@ class RunConfig:
 
     model: str = "DiT-Ti/2"
     block: str = "adaln_zero"
+    qk_norm: bool = False  # of every attention
     class_dropout_prob: float = 0.1
     learn_sigma: bool = True  # with --objective=flow the doubled channels are unused, as in the released SiTs
     precision: str = "float32"  # of the products; weights, norms, softmax, loss and EMA are float32 in any case

@@ -173,6 +173,11 @@ def to_torch(options):
     config = build.load_config(options.source)
     if config.block != "adaln_zero":
         raise ValueError(f"--output={options.output}: the public layout is of --block=adaln_zero, not {config.block}.")
+    if config.qk_norm:
+        raise ValueError(
+            f"--output={options.output}: the public layout has no place for the scales of --qk_norm, with which "
+            f"{options.source} was trained: use it as it is, or train without."
+        )
     model = build.load_model(options.source)
     table, patch_size = model.patch_embedder.position_table, model.patch_size
     state = dict(dit_map.to_official(dit_map.weights_by_path(model), table, patch_size))

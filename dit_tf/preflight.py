@@ -132,7 +132,7 @@ def programs_of(options, config, encodes):
     images = functools.partial(Program, config=config, batch_size=options.images_per_core)
     train = Program(
         "train", config, config.global_batch_size, encodes,
-        remat=options.remat, accumulation_steps=options.accumulation_steps,
+        remat=options.remat, scan_blocks=options.scan_blocks, accumulation_steps=options.accumulation_steps,
     )  # fmt: skip
     sampler = SamplerOptions(sampler=options.sampler, num_steps=options.num_steps, cfg_scale=options.cfg_scale)
     available = {
@@ -150,7 +150,9 @@ def compile_for(where, program, options, report):
     title = f"compiling {program.name} for {where.topology} (1 to 7 minutes from DiT-S/2 to DiT-XL/2)"
     began = time.perf_counter()
     try:
-        record = fits_record(where, program.name, analytic, *compile_alone(program, where.topology, title))
+        compiled = compile_alone(program, where.topology, title)
+        least = report["flops_analytic"] / where.cores if program.name == "train" else 0.0
+        record = fits_record(where, program.name, analytic, *compiled, least_flops=least)
     except TooLarge as error:
         record = too_large_record(where, program.name, analytic, error, time.perf_counter() - began)
     print(*lines_of(record, note), sep="\n")

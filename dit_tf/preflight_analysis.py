@@ -13,7 +13,7 @@ from dit_tf.data.pipeline import open_dataset
 from dit_tf.data.source import DatasetSpec
 from dit_tf.models.autoencoder_kl import SCALING_FACTOR
 from dit_tf.models.costs import abstract, count_macs, count_macs_of, count_parameters
-from dit_tf.models.dit import BLOCKS, SIZES, name_of
+from dit_tf.models.dit import BLOCKS, SIZES, name_of, size_of
 from dit_tf.preflight_programs import Program, traceable
 from dit_tf.train import run_config
 
@@ -82,16 +82,33 @@ def unbatched(name, config, **more):
 def analytic_flops(where, program, report):
     """(FLOPs of one core by count, what to say of the compiler's beside them)."""
     if program.name == "train":
-        parts = program.accumulation_steps
-        note = f" of one part of {parts}, since a loop's body is counted once" if parts > 1 else ""
-        if program.remat:
-            note += ", to which --remat adds a forward pass of the blocks"
-        return report["flops_analytic"] / where.cores / parts, note
+        return _counted_flops(program, report) / where.cores, _note(program)
     if program.name == "sample":
         rows = program.batch_size * (2 if program.sampler.guided else 1)
         return 2 * rows * report["macs"], " of one evaluation: the loop's body is counted once, decoding besides"
     more = dict(inception=program.inception) if program.name == "inception" else {}
     return 2 * program.batch_size * count_macs_of(*unbatched(program.name, program.config, **more)), ""
+
+
+def _counted_flops(program, report):
+    """Of a train step what a compiler counts, which sees the body of a loop once: one part of the batch, and with
+    --scan_blocks one of the blocks."""
+    flops, config = report["flops_analytic"], program.config
+    if program.scan_blocks:
+        one = dataclasses.replace(config, model=name_of(**size_of(config.model) | dict(depth=1)))
+        others = report["macs"] - count_macs(abstract(lambda: build.make_model(one)))
+        flops -= 3 * 2 * config.global_batch_size * others
+    return flops / program.accumulation_steps
+
+
+def _note(program):
+    parts, depth = program.accumulation_steps, size_of(program.config.model)["depth"]
+    once = [f"one part of {parts}"] * (parts > 1) + [f"one block of {depth}"] * program.scan_blocks
+    note = f" of {' and '.join(once)}, since a loop's body is counted once" if once else ""
+    for name in ("scan_blocks", "remat"):
+        if getattr(program, name):
+            return note + f", to which --{name} adds a forward pass of the blocks"
+    return note
 
 
 def all_models():

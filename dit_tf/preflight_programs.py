@@ -29,7 +29,8 @@ class Program:
     """What to compile, by itself: it goes to another process.
 
     name: train, sample, encode, decode or inception; batch_size: of train over all cores, of the others of one core.
-    encodes: whether the train step begins with images that the autoencoder encodes. remat, accumulation_steps: of it.
+    encodes: whether the train step begins with images that the autoencoder encodes. remat, scan_blocks and
+    accumulation_steps: of it.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Program:
     batch_size: int
     encodes: bool = False
     remat: bool = False
+    scan_blocks: bool = False
     accumulation_steps: int = 1
     sampler: SamplerOptions | None = None
     inception: str | None = None  # file of the network
@@ -130,10 +132,9 @@ def _compile_train(program, topology):
     vae = abstract(functools.partial(AutoencoderKL, build.POLICIES[config.precision])) if program.encodes else None
     codec = build.make_codec(config, vae)
     stored = config.codec == "vae" and not program.encodes
+    saving = {name: getattr(program, name) for name in ("remat", "scan_blocks", "accumulation_steps")}
     return tpu_compiler.compile_train_step(
-        build.make_train_step(
-            config, model, vae, remat=program.remat, accumulation_steps=program.accumulation_steps
-        ),
+        build.make_train_step(config, model, vae, **saving),
         topology=topology,
         global_batch_size=program.batch_size,
         example_shape=(*codec.input_size, 2 * codec.channels) if stored else codec.image_shape,

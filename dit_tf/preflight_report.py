@@ -12,11 +12,13 @@ from dit_tf.runtime.tpu_chips import GIB
 _SECONDS_PER_DAY = 86400.0
 
 
-def fits_record(where, program, analytic_flops, report, text):
-    """A program that was compiled. analytic_flops: of one core."""
+def fits_record(where, program, analytic_flops, report, text, *, least_flops=0.0):
+    """A program that was compiled. analytic_flops: of one core, of what the compiler counts. least_flops: of one core,
+    by count, where the compiler's leave out the turns of a loop."""
     chip, found = where.chip, products(text)
     at_the_peak, temporaries = largest_temporaries(text)
-    bounds = {"FLOPs": report.flops / chip.peak_flops, "bytes": report.bytes_accessed / chip.bandwidth}
+    flops = max(report.flops, least_flops)
+    bounds = {"FLOPs": flops / chip.peak_flops, "bytes": report.bytes_accessed / chip.bandwidth}
     return dict(
         program=program,
         topology=where.topology,
@@ -118,7 +120,7 @@ def remedies(program, state_bytes, record, batch_per_core):
     found = []
     if batch_per_core > 1:
         found.append("A smaller --global_batch_size, or more cores for it; --suggest_batch finds what fits.")
-    if not program.remat:
+    if not (program.remat or program.scan_blocks):
         found.append("--remat, which leaves little of the temporaries for a third more FLOPs.")
     if batch_per_core > program.accumulation_steps:
         found.append(f"--accumulation_steps={2 * program.accumulation_steps}, which computes the batch in parts.")

@@ -62,7 +62,8 @@ def train(options, resources, stop_request):
         trainer = build.make_trainer(
             config, model, None if spec.vae_sha256 else vae,  # stored latents are encoded already
             stop_step=options.train_steps, steps_per_execution=options.steps_per_execution, jit=options.xla,
-            max_bad_steps=options.max_bad_steps, remat=options.remat, accumulation_steps=options.accumulation_steps,
+            max_bad_steps=options.max_bad_steps, remat=options.remat, scan_blocks=options.scan_blocks,
+            accumulation_steps=options.accumulation_steps,
         )  # fmt: skip
     resources.enter_context(hold(workdir))
     start = checkpoints.restore(trainer.checkpoint_state()) or 0

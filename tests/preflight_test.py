@@ -1,5 +1,6 @@
 """preflight: what it counts, what it makes of a compiled program, what it refuses, and one tiny program compiled."""
 
+import dataclasses
 import json
 import pathlib
 from types import SimpleNamespace
@@ -8,7 +9,7 @@ import pytest
 
 from dit_tf import flags, preflight
 from dit_tf.config import RunConfig
-from dit_tf.preflight_analysis import analysis, configuration, row_of
+from dit_tf.preflight_analysis import analysis, analytic_flops, configuration, row_of
 from dit_tf.preflight_programs import Program, missing_compiler
 from dit_tf.preflight_report import lines_of, pace_of, remedies, too_large_record
 from dit_tf.preflight_table import PUBLISHED, count_table
@@ -97,6 +98,21 @@ def test_bad_input_is_one_sentence_before_anything_is_compiled(run, arguments, s
     with pytest.raises(ValueError, match=sentence) as error:
         run(*arguments)
     assert "\n" not in str(error.value)
+
+
+def test_of_loops_the_count_is_that_of_one_turn():
+    """As the compiler counts; a forward pass more comes with --scan_blocks."""
+    whole, one = (
+        analysis(RunConfig(model=f"DiT-64x{depth}x2/4", global_batch_size=64), encodes=False) for depth in (5, 1)
+    )
+    program = Program(
+        "train", RunConfig(model="DiT-64x5x2/4", global_batch_size=64), 64, scan_blocks=True, accumulation_steps=2
+    )
+    flops, note = analytic_flops(parse_topology("v3:2x2"), program, whole)
+    assert flops == one["flops_analytic"] / 8 / 2
+    assert note.startswith(" of one part of 2 and one block of 5, since a loop's body is counted once, to which --scan")
+    flops, note = analytic_flops(parse_topology("v3:2x2"), dataclasses.replace(program, scan_blocks=False), whole)
+    assert flops == whole["flops_analytic"] / 8 / 2 and "block" not in note
 
 
 @pytest.mark.parametrize("block", ["adaln_zero", "in_context"])

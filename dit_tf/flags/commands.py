@@ -32,6 +32,7 @@ def define_train(values):
     define.string("init_from", None, "Begin with the weights of a .keras file or work directory (fine-tuning).")
     define.string("model", c.model, "DiT-{XL,L,B,S}/{2,4,8}, DiT-{Xs,Ti,Na,Mi}/{1,2,4} or DiT-WIDTHxDEPTHxHEADS/PATCH.")
     define.string("block", c.block, f"Block design: {', '.join(BLOCKS)}.")
+    define.bool("qk_norm", c.qk_norm, "Normalise queries and keys, which bounds attention's logits (not in DiT, SiT).")
     define.float("class_dropout_prob", c.class_dropout_prob, "Label dropout; 0: no null class, no guidance.")
     define.bool("learn_sigma", None, "Predict the covariance as well as the noise; default: with --objective=ddpm.")
     define.string("precision", c.precision, f"Of products: {', '.join(PRECISIONS)} (a TPU rounds both to bfloat16).")
@@ -61,6 +62,7 @@ def define_train(values):
     define.integer("steps_per_execution", 50, "Steps per call of the compiled function.")
     define.bool("xla", True, "Compile the step with XLA (always on a TPU).")
     define.bool("remat", False, "Compute each block's activations twice: a fraction of the memory, 1.33 of the FLOPs.")
+    define.bool("scan_blocks", False, "The blocks as one loop: --remat, and no more to compile for more blocks.")
     define.integer("accumulation_steps", 1, "Parts that a replica's batch is computed in; gradients are their mean.")
     define_devices(define)
 

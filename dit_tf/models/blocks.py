@@ -38,47 +38,81 @@ def attend(q, k, v):
     return tf.reshape(out, (-1, out.shape[1], out.shape[2] * out.shape[3]))
 
 
+class QKNorm(keras.layers.Layer):
+    """q (N, T, h, d), k (N, S, h, d) -> both divided by their root mean square over d, times scales (d,) that are
+    learned and that the heads share; in float32.
+
+    As long as the scales are one no logit is beyond sqrt(d), whatever the weights of q and k grow to: attention does
+    not collapse onto one token, as it does in large models and at high learning rates (Dehghani et al. 2023, "Scaling
+    ViT to 22 billion parameters", section 2, there with a layer norm). The root mean square alone, as in Stable
+    Diffusion 3 (Esser et al. 2024, section 5.3.2) and LightningDiT: what bounds a logit is the length, not the mean.
+    """
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.q = keras.layers.RMSNormalization(epsilon=NORM_EPSILON, dtype="float32", name="q")
+        self.k = keras.layers.RMSNormalization(epsilon=NORM_EPSILON, dtype="float32", name="k")
+
+    def build(self, head_size):
+        self.q.build((None, None, None, head_size))
+        self.k.build((None, None, None, head_size))
+
+    def call(self, q, k):
+        return tf.cast(self.q(q), q.dtype), tf.cast(self.k(k), k.dtype)
+
+
 class SelfAttention(keras.layers.Layer):
     """(N, T, D) -> (N, T, D). One fused D -> 3D matrix, rows [q, k, v], so its Xavier bound is sqrt(6 / 4D)."""
 
-    def __init__(self, width, num_heads, **kwargs):
+    def __init__(self, width, num_heads, qk_norm=False, **kwargs):
         super().__init__(**kwargs)
         self.num_heads = num_heads
         options = dict(kernel_initializer=XAVIER, dtype=self.dtype_policy)
         self.qkv = keras.layers.Dense(3 * width, name="qkv", **options)
+        self.qk_norm = QKNorm(dtype=self.dtype_policy, name="qk_norm") if qk_norm else None
         self.projection = keras.layers.Dense(width, name="projection", **options)
 
     def build(self, shape):
         self.qkv.build(shape)
+        if self.qk_norm is not None:
+            self.qk_norm.build(shape[-1] // self.num_heads)
         self.projection.build(shape)
 
     def call(self, x):
         tokens, width = x.shape[1:]
         qkv = tf.reshape(self.qkv(x), (-1, tokens, 3, self.num_heads, width // self.num_heads))
-        return self.projection(attend(*tf.unstack(qkv, axis=2)))
+        q, k, v = tf.unstack(qkv, axis=2)
+        if self.qk_norm is not None:
+            q, k = self.qk_norm(q, k)
+        return self.projection(attend(q, k, v))
 
 
 class CrossAttention(keras.layers.Layer):
     """x (N, T, D) attends to condition tokens c (N, S, D) of any number S -> (N, T, D)."""
 
-    def __init__(self, width, num_heads, **kwargs):
+    def __init__(self, width, num_heads, qk_norm=False, **kwargs):
         super().__init__(**kwargs)
         self.num_heads = num_heads
         options = dict(kernel_initializer=XAVIER, dtype=self.dtype_policy)
         self.q = keras.layers.Dense(width, name="q", **options)
         self.kv = keras.layers.Dense(2 * width, name="kv", **options)
+        self.qk_norm = QKNorm(dtype=self.dtype_policy, name="qk_norm") if qk_norm else None
         self.projection = keras.layers.Dense(width, name="projection", **options)
 
     def build(self, shape):
         self.q.build(shape)
         self.kv.build(shape)
+        if self.qk_norm is not None:
+            self.qk_norm.build(shape[-1] // self.num_heads)
         self.projection.build(shape)
 
     def call(self, x, c):
         heads, head_size = self.num_heads, x.shape[-1] // self.num_heads
         q = tf.reshape(self.q(x), (-1, x.shape[1], heads, head_size))
-        kv = tf.reshape(self.kv(c), (-1, c.shape[1], 2, heads, head_size))
-        return self.projection(attend(q, *tf.unstack(kv, axis=2)))
+        k, v = tf.unstack(tf.reshape(self.kv(c), (-1, c.shape[1], 2, heads, head_size)), axis=2)
+        if self.qk_norm is not None:
+            q, k = self.qk_norm(q, k)
+        return self.projection(attend(q, k, v))
 
 
 class MLP(keras.layers.Layer):
@@ -116,13 +150,13 @@ class Modulation(keras.layers.Layer):
 
 
 class Block(keras.layers.Layer):
-    """What the designs share: self-attention and MLP of one width."""
+    """What the designs share: self-attention and MLP of one width. qk_norm: of every attention, see `QKNorm`."""
 
     conditions_on = None  # "vector": c (N, D) = t_emb + y_emb; "tokens": c (N, 2, D) = [t_emb, y_emb]; None: neither
 
-    def __init__(self, width, num_heads, mlp_ratio, **kwargs):
+    def __init__(self, width, num_heads, mlp_ratio, qk_norm=False, **kwargs):
         super().__init__(**kwargs)
-        self.attention = SelfAttention(width, num_heads, dtype=self.dtype_policy, name="attention")
+        self.attention = SelfAttention(width, num_heads, qk_norm, dtype=self.dtype_policy, name="attention")
         self.mlp = MLP(width, mlp_ratio, dtype=self.dtype_policy, name="mlp")
 
 
@@ -158,9 +192,11 @@ class CrossAttentionBlock(Block):
 
     conditions_on = "tokens"
 
-    def __init__(self, width, num_heads, mlp_ratio, **kwargs):
-        super().__init__(width, num_heads, mlp_ratio, **kwargs)
-        self.cross_attention = CrossAttention(width, num_heads, dtype=self.dtype_policy, name="cross_attention")
+    def __init__(self, width, num_heads, mlp_ratio, qk_norm=False, **kwargs):
+        super().__init__(width, num_heads, mlp_ratio, qk_norm, **kwargs)
+        self.cross_attention = CrossAttention(
+            width, num_heads, qk_norm, dtype=self.dtype_policy, name="cross_attention"
+        )
         self.norm_msa = _affine_norm("norm_msa")
         self.norm_cross = _affine_norm("norm_cross")
         self.norm_mlp = _affine_norm("norm_mlp")

@@ -10,6 +10,7 @@ import tensorflow as tf
 from dit_tf.models import blocks
 from dit_tf.models.embeddings import LabelEmbedder, PatchEmbedder, TimestepEmbedder, unpatchify
 from dit_tf.models.remat import rematerialised
+from dit_tf.models.scan import scanned
 
 
 class Size(NamedTuple):
@@ -95,6 +96,7 @@ class DiT(keras.Model):
         class_dropout_prob=0.1,  # 0: no null class, hence no guidance
         learn_sigma=True,
         block="adaln_zero",
+        qk_norm=False,  # see `QKNorm`
         name="dit",
         **kwargs,
     ):
@@ -103,7 +105,7 @@ class DiT(keras.Model):
         self._config = dict(
             input_size=[height, width_px], patch_size=patch_size, in_channels=in_channels, width=width, depth=depth,
             num_heads=num_heads, num_classes=num_classes, mlp_ratio=mlp_ratio, class_dropout_prob=class_dropout_prob,
-            learn_sigma=learn_sigma, block=block,
+            learn_sigma=learn_sigma, block=block, qk_norm=qk_norm,
         )  # fmt: skip
         if block not in BLOCKS:
             raise ValueError(f"--block must be one of {', '.join(BLOCKS)}, got {block!r}.")
@@ -119,7 +121,8 @@ class DiT(keras.Model):
         self.timestep_embedder = TimestepEmbedder(width, dtype=policy, name="timestep_embedder")
         self.label_embedder = LabelEmbedder(num_classes, width, class_dropout_prob, dtype=policy, name="label_embedder")
         self.blocks = [
-            BLOCKS[block](width, num_heads, mlp_ratio, dtype=policy, name=f"block{i}") for i in range(depth)
+            BLOCKS[block](width, num_heads, mlp_ratio, qk_norm=qk_norm, dtype=policy, name=f"block{i}")
+            for i in range(depth)
         ]
         out_channels = in_channels * (2 if learn_sigma else 1)
         self.decoder = blocks.Decoder(
@@ -136,8 +139,9 @@ class DiT(keras.Model):
             block.build(tokens)
         self.decoder.build(tokens)
 
-    def call(self, inputs, training=False, remat=False):
-        """remat: gradients compute the activations of each block anew, see `rematerialised`."""
+    def call(self, inputs, training=False, remat=False, scan=False):
+        """remat: gradients compute the activations of each block anew, see `rematerialised`. scan: so do those of the
+        blocks as one loop, see `scanned`."""
         x, t, y = inputs
         x = self.patch_embedder(x)  # (N, T, D)
         t_emb, y_emb = self.timestep_embedder(t), self.label_embedder(y)  # (N, D) each
@@ -147,8 +151,11 @@ class DiT(keras.Model):
             c = t_emb + y_emb  # (N, D)
         elif conditions_on is None:
             x = tf.concat([c, x], axis=1)  # (N, 2 + T, D)
-        for block in self.blocks:
-            x = rematerialised(block, x, c) if remat else block(x, c)
+        if scan:
+            x = scanned(self.blocks, x, c)
+        else:
+            for block in self.blocks:
+                x = rematerialised(block, x, c) if remat else block(x, c)
         if conditions_on is None:
             x = x[:, 2:]
         x = self.decoder(x, c)  # (N, T, p p out)

@@ -46,8 +46,8 @@ def _check(ours, theirs):
     if ours.keys() != theirs.keys():
         here, there = (sorted(a.keys() - b.keys()) for a, b in ((ours, theirs), (theirs, ours)))
         raise ValueError(
-            f"--init_from holds another network: --model and --block must be those of its training ({len(here)} "
-            f"weights are only here and {len(there)} only there, such as {(here + there)[0]})."
+            "--init_from holds another network: --model, --block and --qk_norm must be those of its training "
+            f"({len(here)} weights are only here and {len(there)} only there, such as {(here + there)[0]})."
         )
     for path, variable in ours.items():
         shape, other = tuple(variable.shape), tuple(theirs[path].shape)

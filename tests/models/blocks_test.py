@@ -12,13 +12,13 @@ _N, _T, _D, _HEADS = 2, 6, 16, 4
 _FLOAT32 = dict(rtol=0, atol=2e-5)
 
 
-def _built(design, awake=True, dtype="float32"):
+def _built(design, awake=True, dtype="float32", **options):
     """A block; awake: every weight is drawn from a normal distribution."""
-    block = design(_D, _HEADS, 4.0, dtype=dtype)
+    block = design(_D, _HEADS, 4.0, dtype=dtype, **options)
     block.build((None, None, _D))
     rng = np.random.default_rng(2)
     for v in block.trainable_variables if awake else ():
-        v.assign(rng.normal(float(v.name == "gamma"), 0.25, v.shape))
+        v.assign(rng.normal(float(v.name in ("gamma", "scale")), 0.25, v.shape))
     return block
 
 
@@ -86,6 +86,57 @@ def test_cross_attention_takes_any_number_of_condition_tokens_in_any_order(rng, 
     mixed = _softmax_attention(_affine(layer.q, x), *np.split(_affine(layer.kv, c), 2, axis=-1))
     np.testing.assert_allclose(layer(x, c), _affine(layer.projection, mixed), **_FLOAT32)
     np.testing.assert_allclose(layer(x, c[:, ::-1]), layer(x, c), **_FLOAT32)
+
+
+def _normalised(norm, x):
+    """x (N, T, D), each head divided by its root mean square and scaled, in float64."""
+    heads = np.reshape(np.float64(x), (*x.shape[:2], _HEADS, -1))
+    heads = heads / np.sqrt((heads**2).mean(axis=-1, keepdims=True) + 1e-6) * norm.scale.numpy()
+    return heads.reshape(x.shape)
+
+
+def test_qk_normalisation_is_softmax_attention_of_normalised_heads(rng):
+    """Of the self-attention and of the one to the condition; the heads share their scales."""
+    block, (x, _, c) = _built(CrossAttentionBlock, qk_norm=True), _inputs(rng)
+    for layer, found, q, k, v in [
+        (block.attention, block.attention(x), *np.split(_affine(block.attention.qkv, x), 3, axis=-1)),
+        (
+            block.cross_attention, block.cross_attention(x, c), _affine(block.cross_attention.q, x),
+            *np.split(_affine(block.cross_attention.kv, c), 2, axis=-1),
+        ),
+    ]:  # fmt: skip
+        norm = layer.qk_norm
+        mixed = _softmax_attention(_normalised(norm.q, q), _normalised(norm.k, k), v)
+        np.testing.assert_allclose(found, _affine(layer.projection, mixed), **_FLOAT32)
+
+
+@pytest.mark.parametrize("dtype, rounding", [("float32", 1e-5), ("mixed_bfloat16", 0.02)])
+def test_with_unit_scales_no_logit_is_beyond_the_root_of_the_head_size(rng, dtype, rounding):
+    norm = blocks.QKNorm(dtype=dtype)
+    norm.build(64)
+    q = tf.constant(1e4 * rng.standard_normal((_N, _T, _HEADS, 64)) + 1e4, norm.compute_dtype)
+    normalised, same = norm(q, q)
+    assert normalised.dtype == same.dtype == q.dtype
+    logits = np.einsum("nthd,nshd->nhts", *(np.float64(a) for a in (normalised, same))) / np.sqrt(64)
+    assert logits.max() <= 8 * (1 + rounding)
+    np.testing.assert_allclose(np.einsum("nhtt->nht", logits), 8, rtol=rounding)  # of a token and itself
+
+
+@pytest.mark.parametrize("design", _DESIGNS)
+def test_with_qk_normalisation_the_length_of_the_query_and_key_weights_does_not_matter(rng, design):
+    x, vector, tokens = _inputs(rng)
+    for qk_norm in (True, False):
+        block = _built(design, qk_norm=qk_norm)
+        c = _condition(block, vector, tokens)
+        before = block(x, c)
+        attentions = [(block.attention.qkv, 2 * _D)]
+        if design is CrossAttentionBlock:
+            attentions += [(block.cross_attention.q, _D), (block.cross_attention.kv, _D)]
+        for dense, columns in attentions:
+            factor = np.where(np.arange(dense.units) < columns, 16.0, 1.0)  # of v stays what it is
+            dense.set_weights([factor * w for w in dense.get_weights()])
+        # The epsilon is 1e-6 of a mean square that is about 1.
+        assert np.allclose(block(x, c), before, rtol=0, atol=1e-4) == qk_norm
 
 
 def test_the_mlp_has_gelu_in_its_tanh_form():
@@ -172,9 +223,10 @@ def test_a_cross_attention_block_adds_one_attention_between_the_other_two_parts(
 
 
 @pytest.mark.parametrize("design", _DESIGNS)
-def test_norms_and_softmax_stay_in_float32_when_products_are_in_bfloat16(design):
+@pytest.mark.parametrize("qk_norm", [False, True])
+def test_norms_and_softmax_stay_in_float32_when_products_are_in_bfloat16(design, qk_norm):
     """Read off the traced graph: a mean, root, exponential or softmax in bfloat16 would have 8 bits."""
-    block = _built(design, dtype="mixed_bfloat16")
+    block = _built(design, dtype="mixed_bfloat16", qk_norm=qk_norm)
     specs = [tf.TensorSpec((_N, _T, _D), tf.bfloat16), tf.TensorSpec((_N, _D)), tf.TensorSpec((_N, 2, _D))]
     call = tf.function(lambda x, v, s: block(x, _condition(block, tf.cast(v, x.dtype), tf.cast(s, x.dtype))))
     graph = call.get_concrete_function(*specs).graph

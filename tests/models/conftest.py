@@ -38,7 +38,8 @@ def tiny():
         model = DiT(**{**options, "block": block, **changes})
         rng = np.random.default_rng(1)
         for v in model.trainable_variables:
-            v.assign(rng.normal(float(v.name == "gamma"), v.shape[0] ** -0.5 if len(v.shape) == 2 else 0.1, v.shape))
+            mean, deviation = float(v.name in ("gamma", "scale")), v.shape[0] ** -0.5 if len(v.shape) == 2 else 0.1
+            v.assign(rng.normal(mean, deviation, v.shape))
         return model
 
     return make

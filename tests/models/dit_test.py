@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from dit_tf.models.costs import count_macs
 from dit_tf.models.dit import BLOCKS, NAMES, SIZES, DiT, size_of
 from dit_tf.models.embeddings import unpatchify
 from dit_tf.pretrained.dit_map import weight_map, weights_by_path
@@ -93,6 +94,18 @@ def test_no_two_weights_are_drawn_from_the_same_numbers(block):
     assert len(drawn) > 10
     # Of 256 independent pairs the correlation is N(0, 1/16): 0.4 is more than six deviations.
     assert np.abs(np.corrcoef(drawn) - np.eye(len(drawn))).max() < 0.4
+
+
+@pytest.mark.parametrize("block", _DESIGNS)
+def test_qk_normalisation_adds_scales_of_one_to_every_attention_and_no_products(block):
+    shape = dict(input_size=8, patch_size=2, in_channels=4, width=32, depth=2, num_heads=4, num_classes=10)
+    plain, normalised = DiT(**shape, block=block), DiT(**shape, block=block, qk_norm=True)
+    weights = weights_by_path(normalised)
+    attentions = ["attention", "cross_attention"][: 2 if block == "cross_attention" else 1]
+    added = {f"block{i}/{a}/qk_norm/{x}/scale" for i in range(2) for a in attentions for x in "qk"}
+    assert weights.keys() - weights_by_path(plain).keys() == added and weights_by_path(plain).keys() < weights.keys()
+    assert all(np.array_equal(weights[path], np.ones(8)) for path in added)
+    assert count_macs(normalised) == count_macs(plain)
 
 
 @pytest.mark.parametrize("block", _DESIGNS)
@@ -194,7 +207,7 @@ def test_under_bfloat16_the_output_is_float32_and_999_is_not_1000(tiny, block):
 
 def test_a_model_is_rebuilt_from_its_configuration(tiny):
     model = tiny("adaln", input_size=(4, 12), learn_sigma=False, class_dropout_prob=0.0, mlp_ratio=2.0,
-                 dtype="mixed_bfloat16")  # fmt: skip
+                 qk_norm=True, dtype="mixed_bfloat16")  # fmt: skip
     again = DiT.from_config(model.get_config())
     assert again.get_config() == model.get_config()
     assert again.dtype_policy.name == "mixed_bfloat16"

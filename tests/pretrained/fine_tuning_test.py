@@ -79,8 +79,8 @@ def test_another_resolution_keeps_every_weight_and_computes_its_positions(source
 @pytest.mark.parametrize(
     "changes, words",
     [
-        (dict(depth=3), ["--model and --block", "10 weights are only here", "block2"]),
-        (dict(block="in_context"), ["--model and --block", "only there"]),
+        (dict(depth=3), ["--model, --block", "10 weights are only here", "block2"]),
+        (dict(block="in_context"), ["--model, --block", "only there"]),
         (dict(width=64), ["the shape", "64", "--model"]),
         (dict(learn_sigma=False), ["decoder/linear", "--learn_sigma"]),
         (dict(in_channels=3), ["the shape", "--vae"]),

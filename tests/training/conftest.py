@@ -48,11 +48,12 @@ def awaken():
 
 @pytest.fixture(scope="session")
 def make_trainer(config, awaken):
-    def make(strategy, stop_step, steps_per_execution=1, **changes):
+    def make(strategy, stop_step, steps_per_execution=1, scan_blocks=False, **changes):
         with strategy.scope():
             changed = dataclasses.replace(config, **changes)
             model = build.make_model(changed)
-            trainer = build.make_trainer(changed, model, stop_step=stop_step, steps_per_execution=steps_per_execution)
+            options = dict(stop_step=stop_step, steps_per_execution=steps_per_execution, scan_blocks=scan_blocks)
+            trainer = build.make_trainer(changed, model, **options)
         awaken(trainer)
         return trainer
 

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from dit_tf.runtime.checkpoint import Checkpoints
+
 ONE = "/CPU:0"
 
 
@@ -41,19 +43,36 @@ def test_steps_per_execution_change_nothing_and_trace_once(one_device, make_trai
     assert trainer.num_traces == 1
 
 
-def test_resumed_in_the_middle_of_an_execution_equals_unbroken(
-    one_device, make_trainer, batches, arrays, unbroken, tmp_path
-):
-    from dit_tf.runtime.checkpoint import Checkpoints
+@pytest.fixture(scope="module")
+def halfway(one_device, make_trainer, batches, tmp_path_factory):
+    """The checkpoints of three steps."""
+    trainer = make_trainer(one_device, stop_step=3)
+    trainer.fit(batches())
+    checkpoints = Checkpoints(str(tmp_path_factory.mktemp("halfway")))
+    checkpoints.save(3, trainer.checkpoint_state(), {})
+    return checkpoints
 
-    first = make_trainer(one_device, stop_step=3)
-    first.fit(batches())
-    Checkpoints(str(tmp_path)).save(3, first.checkpoint_state(), {})
-    second = make_trainer(one_device, stop_step=6, steps_per_execution=2)
-    start = Checkpoints(str(tmp_path)).restore(second.checkpoint_state())
-    second.fit(batches(start))
-    assert second.current_step() == 6
-    assert_equal(arrays(second), unbroken)
+
+def test_resumed_in_the_middle_of_an_execution_equals_unbroken(
+    one_device, make_trainer, batches, arrays, unbroken, halfway
+):
+    trainer = make_trainer(one_device, stop_step=6, steps_per_execution=2)
+    trainer.fit(batches(halfway.restore(trainer.checkpoint_state())))
+    assert trainer.current_step() == 6
+    assert_equal(arrays(trainer), unbroken)
+
+
+def test_a_run_goes_on_with_its_blocks_as_one_loop(one_device, make_trainer, batches, arrays, unbroken, halfway):
+    """From the same checkpoint to the same moments and weights, but for the order of float32 sums. Where a gradient is
+    nothing but rounding, as that of K's bias, Adam's steps of the learning rate may go either way."""
+    trainer = make_trainer(one_device, stop_step=6, steps_per_execution=3, scan_blocks=True)
+    trainer.fit(batches(halfway.restore(trainer.checkpoint_state())))
+    resumed = arrays(trainer)
+    assert resumed.keys() == unbroken.keys() and resumed["step"] == 6
+    for name, expected in unbroken.items():
+        noisy = name.endswith("attention/qkv/bias") and name.startswith(("params/", "ema/"))
+        tolerance = 3 * 2e-3 if noisy else 2e-6 * np.abs(expected).max()  # 2e-7 was seen
+        np.testing.assert_allclose(resumed[name], expected, rtol=0, atol=tolerance, err_msg=name)
 
 
 def test_two_replicas_take_the_step_of_one(make_trainer, batches, arrays, one_device):
@@ -235,3 +254,14 @@ def test_the_tpu_compiler_keeps_the_rematerialisation(compile_for_tpu, overrides
         flops, temporary = without["flops"], temporary * without["temporary_bytes"]
     assert with_remat["temporary_bytes"] <= temporary
     assert 1.2 * flops < with_remat["flops"] <= 1.35 * flops
+
+
+@pytest.mark.tpu_compile
+def test_the_tpu_compiler_takes_the_blocks_as_one_loop(compile_for_tpu):
+    """The blocks one after the other took 248 MiB of temporaries, 25 MiB with remat, this 9.5. The FLOPs are those of
+    one block of eight."""
+    small_and_deep = dict(model="DiT-64x8x2/2", image_size=32, precision="bfloat16")
+    report = compile_for_tpu("v4:2x2x1", per_core=64, options=dict(scan_blocks=True), **small_and_deep)
+    assert_a_good_tpu_program(report, memory=32 * 2**30)
+    assert report["temporary_bytes"] <= 25 * 2**20
+    assert 1 / 8 < report["flops"] / report["analytic_flops"] < 2 / 8
