@@ -71,7 +71,7 @@ def tensorflow_programs(case, images, labels):
     )
     apply = loop(
         lambda i, state: (i + 1, compiled_update(state, zeros, step + i + 1)),
-        lambda: halves.state_type(*map(weights, trainer.variables_of)),
+        trainer.state,
     )
 
     def program(name, function, beside, flops=None):

@@ -31,6 +31,7 @@ from dit_tf.runtime.seeds import RowSeeds
 from dit_tf.samplers import likelihood as flow
 from dit_tf.samplers.generate import ImageSampler
 from dit_tf.samplers.guidance import condition
+from dit_tf.training.ema import Exponential, PowerFunction
 from dit_tf.training.optimizer import AdamW
 from dit_tf.training.train_step import TrainStep
 from dit_tf.training.trainer import DiTTrainer
@@ -94,6 +95,7 @@ def make_train_step(config, model, vae=None, *, remat=False, scan_blocks=False, 
         make_codec(config, vae),
         AdamW(learning_rate=config.learning_rate, weight_decay=config.weight_decay),
         config.ema_decay,
+        averages=[*map(Exponential, config.ema_decays), *map(PowerFunction, config.ema_stds)],
         clip_norm=config.clip_norm,
         accumulation_steps=accumulation_steps,
     )

@@ -7,6 +7,8 @@ OBJECTIVES = ("ddpm", "flow")
 PRECISIONS = ("float32", "bfloat16")
 CODECS = ("pixels", "vae")
 CROPS = ("fast", "pil")
+_LISTS = ("ema_decays", "ema_stds")
+_LARGEST_STD = 12**-0.5  # of the mean of all steps, each with the same share
 _FLOW_FIELDS = ("path", "prediction", "loss_weight", "time_distribution")
 
 
@@ -41,7 +43,9 @@ class RunConfig:
     learning_rate: float = 1e-4
     weight_decay: float = 0.0
     clip_norm: float = 0.0  # of the gradients of all weights together; 0: not clipped
-    ema_decay: float = 0.9999
+    ema_decay: float = 0.9999  # of the average that samples are drawn from
+    ema_decays: tuple = ()  # of exponential averages beside it
+    ema_stds: tuple = ()  # relative widths of power-function averages beside it
     seed: int = 0
 
     def __post_init__(self):
@@ -51,6 +55,15 @@ class RunConfig:
         _one_of("crop", self.crop, CROPS)
         _inside("class_dropout_prob", self.class_dropout_prob, 0.0, 1.0)
         _inside("ema_decay", self.ema_decay, 0.0, 1.0)
+        for name in _LISTS:
+            object.__setattr__(self, name, _numbers(name, getattr(self, name)))
+        for decay in self.ema_decays:
+            _inside("ema_decays", decay, 0.0, 1.0)
+        if self.ema_decay in self.ema_decays:
+            raise ValueError(f"--ema_decays has {self.ema_decay}, which is --ema_decay: leave it out.")
+        for std in self.ema_stds:
+            if not 0.0 < std < _LARGEST_STD:
+                raise ValueError(f"--ema_stds must be above 0 and below {_LARGEST_STD:.4f}, got {std}.")
         if self.objective != "flow":
             for name in _FLOW_FIELDS:
                 if getattr(self, name) != getattr(RunConfig, name):
@@ -77,15 +90,30 @@ class RunConfig:
         if unknown:
             raise ValueError(f"The configuration has fields that this version does not know: {', '.join(unknown)}.")
         for name, value in fields.items():
-            kinds = (int, float) if type(getattr(cls, name)) is float else (type(getattr(cls, name)),)
+            kinds = {float: (int, float), tuple: (list,)}.get(type(getattr(cls, name)), (type(getattr(cls, name)),))
             if type(value) not in kinds:
                 raise ValueError(f"{name} of the configuration must be of type {kinds[-1].__name__}, got {value!r}.")
         return cls(**fields)
 
     def differences(self, other):
         """["--name is a here and b there", ...] over the fields in which two configurations differ."""
-        mine, theirs = dataclasses.asdict(self), dataclasses.asdict(other)
+        mine, theirs = ({n: _as_flag(v) for n, v in dataclasses.asdict(c).items()} for c in (self, other))
         return [f"--{name}={mine[name]} here, {theirs[name]} there" for name in mine if mine[name] != theirs[name]]
+
+
+def _numbers(name, values):
+    """Of a flag's texts or JSON's numbers, ascending, so that their order does not matter."""
+    try:
+        numbers = tuple(sorted(float(value) for value in values or ()))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"--{name} must be numbers with commas between them, got {_as_flag(values)!r}.") from error
+    if len(set(numbers)) < len(numbers):
+        raise ValueError(f"--{name} must be different numbers, got {_as_flag(values)}.")
+    return numbers
+
+
+def _as_flag(value):
+    return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else value
 
 
 def _one_of(name, value, allowed):

@@ -17,7 +17,7 @@ from dit_tf.models.dit import BLOCKS, SIZES, name_of, size_of
 from dit_tf.preflight_programs import Program, traceable
 from dit_tf.train import run_config
 
-_STATE_COPIES = 4  # weights, both moments of AdamW, EMA: float32 all of them
+_STATE_COPIES = 4  # weights, both moments of AdamW, EMA, and the averages beside it: float32 all of them
 ASSUMED = "0" * 64  # the encoder's digest of latents that are not there
 _PUBLISHED = ("S", "B", "L", "XL")
 
@@ -69,7 +69,7 @@ def analysis(config, encodes):
         macs=macs,
         encoder_macs=encoder,
         flops_analytic=2 * config.global_batch_size * (3 * macs + encoder),  # the encoder is not trained
-        state_bytes=_STATE_COPIES * 4 * parameters,
+        state_bytes=(_STATE_COPIES + len(config.ema_decays) + len(config.ema_stds)) * 4 * parameters,
     )
 
 

@@ -21,7 +21,7 @@ from dit_tf.models.autoencoder_kl import SCALING_FACTOR
 from dit_tf.models.costs import count_parameters, training_flops
 from dit_tf.pretrained.fine_tuning import start_from
 from dit_tf.runtime.background_saver import BackgroundSaver
-from dit_tf.runtime.checkpoint import Checkpoints
+from dit_tf.runtime.checkpoint import Checkpoints, ema_snapshots
 from dit_tf.runtime.distribution import check_batch, device_names
 from dit_tf.runtime.image_files import replace_file, write_grid
 from dit_tf.runtime.metrics_log import MetricsLog
@@ -31,6 +31,7 @@ from dit_tf.runtime.workdir import hold, writing_to
 from dit_tf.samplers.generate import in_batches
 from dit_tf.samplers.options import SamplerOptions
 from dit_tf.training import callbacks
+from dit_tf.training.ema import PowerFunction
 
 SAMPLES_PER_CLASS, MAX_SAMPLES = 5, 50
 
@@ -53,12 +54,14 @@ def train(options, resources, stop_request):
     config = run_config(options, spec, vae)
     workdir = options.workdir or default_workdir(config)
     checkpoints = Checkpoints(workdir, options.keep_checkpoints, options.keep_checkpoint_hours)
+    snapshots = ema_snapshots(workdir)
 
     with strategy.scope():
         model = build.make_model(config)
         if options.init_from:
             config = initialise(config, model, spec.classes, options.init_from)
         check_same_run(config, checkpoints)
+        check_same_run(config, snapshots)
         trainer = build.make_trainer(
             config, model, None if spec.vae_sha256 else vae,  # stored latents are encoded already
             stop_step=options.train_steps, steps_per_execution=options.steps_per_execution, jit=options.xla,
@@ -68,6 +71,7 @@ def train(options, resources, stop_request):
     resources.enter_context(hold(workdir))
     start = checkpoints.restore(trainer.checkpoint_state()) or 0
     saver = resources.enter_context(BackgroundSaver(checkpoints, start))
+    snapshot_saver = resources.enter_context(BackgroundSaver(snapshots, start=None, dtype="float16"))
     with writing_to(workdir):
         replace_file(os.path.join(workdir, "flags.txt"), flags.resolved(options).encode())
     announce(config, trainer, workdir, start)
@@ -84,7 +88,11 @@ def train(options, resources, stop_request):
     texts = build.model_texts(config, spec.classes)
 
     def save(step):
+        snapshot_saver.wait()  # a run that goes on from this checkpoint will not make the snapshots before it
         saver.save(step, trainer.checkpoint_state(), texts)
+
+    def save_snapshot(step):
+        snapshot_saver.save(step, trainer.averages_state(PowerFunction), texts)
 
     metrics_log = MetricsLog(workdir, start)
     throughput = callbacks.Throughput(config.global_batch_size, training_flops(trainer.model, 1), measure_peak_flops())
@@ -105,9 +113,13 @@ def train(options, resources, stop_request):
         evaluation = TrainingEvaluation(options, config, trainer, vae, source, workdir)
         progress.append(callbacks.Evaluate(options.eval_every, evaluation, evaluation.title, metrics_log))
         progress[-1].catch_up(start, options.train_steps)
+    if config.ema_stds:
+        progress.append(callbacks.SaveSnapshots(options.ema_snapshot_every, save_snapshot))
+        progress[-1].catch_up(start, options.train_steps, snapshots.steps())
     try:
         trainer.fit(batches, progress)
         saver.wait()
+        snapshot_saver.wait()
     except (KeyboardInterrupt, Preempted):
         save(trainer.current_step())
         saver.wait()
@@ -170,7 +182,9 @@ def check_intervals(options):
     for name in ("steps_per_execution", "train_steps", "checkpoint_every", "log_every", "max_bad_steps"):
         if getattr(options, name) < 1:
             raise ValueError(f"--{name} must be at least 1, got {getattr(options, name)}.")
-    for name in ("checkpoint_every", "log_every", "sample_every", "eval_every"):
+    if options.ema_snapshot_every < 0:
+        raise ValueError(f"--ema_snapshot_every must be at least 1, or 0 for none, got {options.ema_snapshot_every}.")
+    for name in ("checkpoint_every", "log_every", "sample_every", "eval_every", "ema_snapshot_every"):
         if getattr(options, name) % options.steps_per_execution:
             raise ValueError(
                 f"--{name} must be a multiple of --steps_per_execution ({options.steps_per_execution}), got "

@@ -14,6 +14,17 @@ def test_json_and_back():
     assert json.loads(config.to_json())["image_size"] == 256
 
 
+def test_averages_come_from_flags_and_from_json_in_any_order():
+    config = RunConfig(ema_decays=["0.999", "0.99"], ema_stds=["0.1", "0.05"])
+    assert (config.ema_decays, config.ema_stds) == ((0.99, 0.999), (0.05, 0.1))
+    assert RunConfig.from_json(config.to_json()) == config
+    assert RunConfig(ema_stds=None) == RunConfig()
+    assert config.differences(RunConfig()) == [
+        "--ema_decays=0.99,0.999 here,  there",
+        "--ema_stds=0.05,0.1 here,  there",
+    ]
+
+
 def test_fields_that_a_later_version_added_take_their_defaults():
     assert RunConfig.from_json('{"model": "DiT-S/8"}') == RunConfig(model="DiT-S/8")
 
@@ -40,6 +51,13 @@ def test_differences_name_the_flag_and_both_values():
         ("class_dropout_prob", 1.0, "must be at least 0.0 and below 1.0, got 1.0"),
         ("ema_decay", 1.0, "must be at least 0.0 and below 1.0, got 1.0"),
         ("ema_decay", float("nan"), "must be at least 0.0 and below 1.0, got nan"),
+        ("ema_decays", ["0.5", "1"], "must be at least 0.0 and below 1.0, got 1.0"),
+        ("ema_decays", ["0.9999"], "has 0.9999, which is --ema_decay"),
+        ("ema_decays", ["x"], "must be numbers with commas between them, got 'x'"),
+        ("ema_stds", ["0.1", "0.10"], "must be different numbers, got 0.1,0.1"),
+        ("ema_stds", ["0.1", "0.3"], "must be above 0 and below 0.2887, got 0.3"),
+        ("ema_stds", [0.0], "must be above 0"),
+        ("ema_stds", ["nan"], "must be above 0 and below 0.2887, got nan"),
         ("learning_rate", 0.0, "must be positive, got 0.0"),
         ("image_size", 0, "must be at least 1, got 0"),
     ],

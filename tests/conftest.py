@@ -177,6 +177,8 @@ def tiny_flags(tmp_path_factory):
         "--global_batch_size=16",
         "--learning_rate=1e-3",
         "--ema_decay=0.9",
+        "--ema_stds=0.1",
+        "--ema_snapshot_every=30",
         "--steps_per_execution=10",
         "--checkpoint_every=50",
         "--log_every=50",

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from dit_tf import build, flags, train
 from dit_tf.runtime import workdir
+from dit_tf.runtime.checkpoint import Checkpoints, ema_snapshots
 
 STEPS = 300
 
@@ -41,6 +42,16 @@ def test_it_writes_what_it_promises(trained):
     assert (trained / "samples" / f"{STEPS:08d}.png").read_bytes().startswith(b"\x89PNG")
     assert "--model=DiT-Mi/4" in (trained / "flags.txt").read_text().splitlines()
     assert not [name for name in os.listdir(trained / "checkpoints") if not name.isdigit()]
+
+
+def test_snapshots_are_the_averages_of_their_step_rounded(trained):
+    assert sorted(os.listdir(trained / "ema")) == [f"{step:08d}" for step in range(30, STEPS + 1, 30)]
+    snapshots, checkpoints = ema_snapshots(str(trained)), Checkpoints(str(trained))
+    assert snapshots.read_text(build.RUN) == checkpoints.read_text(build.RUN)
+    shapes = {f"ema_std_0.1/{v.path}": v.shape for v in build.load_model(str(trained)).trainable_variables}
+    half, full = ({name: tf.TensorSpec(s, dtype) for name, s in shapes.items()} for dtype in (tf.float16, tf.float32))
+    for (name, rounded), (_, exact) in zip(snapshots.read(STEPS, half), checkpoints.read(STEPS, full), strict=True):
+        np.testing.assert_array_equal(rounded, exact.astype(np.float16), err_msg=name)
 
 
 def test_a_work_directory_and_its_keras_file_hold_one_model(trained):
@@ -86,6 +97,9 @@ def test_bad_input_ends_in_one_sentence_without_a_traceback(command, tmp_path):
         ("--max_bad_steps=0", ["--max_bad_steps", "at least 1", "got 0"]),
         ("--clip_norm=-1", ["--clip_norm", "positive", "got -1"]),
         ("--ema_decay=1", ["--ema_decay", "below 1", "got 1"]),
+        ("--ema_stds=0.1,x", ["--ema_stds", "numbers", "got '0.1,x'"]),
+        ("--ema_snapshot_every=7", ["--ema_snapshot_every", "multiple of --steps_per_execution", "got 7"]),
+        ("--ema_snapshot_every=-10", ["--ema_snapshot_every", "0 for none", "got -10"]),
     ],
 )
 def test_bad_values_name_the_flag_the_rule_and_the_value(parse, tiny_flags, tmp_path, flag, words):

@@ -8,6 +8,7 @@ from dit_tf.flags.command_line import FLAGS, resolved, run
 from dit_tf.flags.commands import (
     COMMANDS,
     define_convert,
+    define_ema,
     define_encode,
     define_evaluate,
     define_preflight,
@@ -19,7 +20,7 @@ from dit_tf.flags.documentation import documentation
 from dit_tf.flags.groups import strategy_of
 
 __all__ = [
-    "COMMANDS", "FLAGS", "define_convert", "define_encode", "define_evaluate", "define_preflight",
+    "COMMANDS", "FLAGS", "define_convert", "define_ema", "define_encode", "define_evaluate", "define_preflight",
     "define_sample", "define_score_digits", "define_train", "documentation", "resolved", "run",
     "strategy_of",
 ]  # fmt: skip

@@ -46,6 +46,9 @@ def define_train(values):
     define.float("weight_decay", c.weight_decay, "AdamW's, decoupled.")
     define.float("clip_norm", c.clip_norm, "Longest that the gradient of all weights may be; 0: any.")
     define.float("ema_decay", c.ema_decay, "Of the averaged weights that are sampled from.")
+    define.list("ema_decays", None, "Of further averages, e.g. 0.999,0.99; dit_tf.ema gives them out.")
+    define.list("ema_stds", None, "Relative widths of power-function averages, e.g. 0.05,0.1, for dit_tf.ema.")
+    define.integer("ema_snapshot_every", 10_000, "Steps between snapshots of these, float16, for good; 0: none.")
     define.integer("seed", c.seed, "Of weights, data order and noise.")
     define.integer("train_steps", 400_000, "The step to stop at; a resumed run counts from where it was.")
     define.integer("checkpoint_every", 1000, "Steps between checkpoints.")
@@ -144,6 +147,17 @@ def define_convert(values):
     define.string("download_dir", DOWNLOADS, "Where published files are downloaded to.")
 
 
+def define_ema(values):
+    """A model whose weights are averaged over another length than those of model.keras, after the training: of any
+    relative width, from the snapshots that --ema_stds of train left; or an average that was tracked, as it is."""
+    define = Definer(values)
+    define.string("workdir", None, "Work directory of a training.")
+    define.float("std", None, "Relative width of the average: its standard deviation over all steps so far, e.g. 0.1.")
+    define.float("decay", None, "Instead: of an exponential average that was tracked (--ema_decay, --ema_decays).")
+    define.integer("step", None, "Of --std: the snapshot's step that the average ends at; default: the newest.")
+    define.string("output", "model.keras", "A .keras file. It is replaced.")
+
+
 def define_preflight(values):
     """What a training costs, and whether it fits a TPU slice before there is one: parameters, multiply-adds and FLOPs;
     with --topology, the programs as Google's TPU compiler makes them. It takes the flags of train, and so its flag
@@ -170,6 +184,7 @@ COMMANDS = {
     "evaluate": define_evaluate,
     "encode": define_encode,
     "convert": define_convert,
+    "ema": define_ema,
     "preflight": define_preflight,
     "score_digits": define_score_digits,
 }

@@ -11,9 +11,10 @@ class BackgroundSaver:
     What goes wrong in the thread is raised by the next `save` or `wait`. A context ends when nothing is under way.
     """
 
-    def __init__(self, checkpoints, start=0):
-        """start: the step that training begins at, which needs no saving."""
-        self._checkpoints, self._step, self._pending = checkpoints, start, None
+    def __init__(self, checkpoints, start=0, dtype=None):
+        """start: the step that training begins at, which needs no saving; None where it does. dtype: what variables
+        are rounded to; None: saved as they are."""
+        self._checkpoints, self._step, self._pending, self._dtype = checkpoints, start, None, dtype
         self._thread = concurrent.futures.ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
 
     def __enter__(self):
@@ -26,7 +27,7 @@ class BackgroundSaver:
         """As `Checkpoints.save`. The step that was saved last is not saved again."""
         self.wait()
         if step != self._step:
-            copies = {name: variable.numpy() for name, variable in state.items()}
+            copies = {name: self._copy(variable) for name, variable in state.items()}
             self._pending, self._step = self._thread.submit(self._write, step, copies, texts), step
 
     def wait(self):
@@ -38,6 +39,9 @@ class BackgroundSaver:
         if pending.exception() is not None:
             self._step = None
         pending.result()
+
+    def _copy(self, variable):
+        return variable.numpy() if self._dtype is None else variable.numpy().astype(self._dtype)
 
     def _write(self, step, copies, texts):
         with tf.device("/CPU:0"):

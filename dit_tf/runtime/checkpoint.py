@@ -10,6 +10,7 @@ import dataclasses
 import logging
 import os
 import re
+import sys
 import time
 
 import tensorflow as tf
@@ -28,6 +29,7 @@ class Checkpoints:
     workdir: str
     keep: int = 3  # the newest ones that stay; older ones are deleted
     keep_hours: float | None = None  # one of every so many hours stays besides, for good; None or 0: none
+    folder: str = "checkpoints"  # in the work directory
 
     def __post_init__(self):
         if self.keep < 1:
@@ -37,7 +39,7 @@ class Checkpoints:
 
     @property
     def directory(self):
-        return os.path.join(self.workdir, "checkpoints")
+        return os.path.join(self.workdir, self.folder)
 
     def steps(self):
         """The steps that have a finished checkpoint, ascending."""
@@ -97,6 +99,21 @@ class Checkpoints:
             raise ValueError(f"No checkpoint under {self.directory} can be read: {'; '.join(failures)}.")
         return None
 
+    def read(self, step, specs):
+        """(name, array) of what was saved at a step, one after the other; specs: {name: tf.TensorSpec} of all or some
+        of it. ValueError where it holds other variables, or is damaged (each array has its checksum)."""
+        prefix = os.path.join(self.path(step), "state")
+        try:
+            differences = _differences(prefix, specs, partial=True)
+            if differences:
+                raise ValueError(f"it holds other variables: {differences}")
+            reader = tf.compat.v1.train.NewCheckpointReader(prefix)
+            keys = {_name(key): key for key in reader.get_variable_to_shape_map() if key.endswith(_VALUE)}
+            for name in specs:
+                yield name, reader.get_tensor(keys[name])
+        except _UNREADABLE as error:
+            raise ValueError(f"{self.path(step)} cannot be read: {reason(error)}.") from error
+
     def read_text(self, name):
         """The text of that name beside the newest checkpoint that has one as it was written, or None."""
         for step in reversed(self.steps()):
@@ -148,6 +165,11 @@ class Checkpoints:
         if self.keep_hours:
             stay |= spaced({step: _saved_at(self.path(step)) for step in steps}, self.keep_hours * 3600)
         return [step for step in steps if step not in stay]
+
+
+def ema_snapshots(workdir):
+    """Averages of many steps of a training, beside its checkpoints; all of them stay."""
+    return Checkpoints(workdir, keep=sys.maxsize, folder="ema")
 
 
 def spaced(times, interval):

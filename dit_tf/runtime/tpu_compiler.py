@@ -33,7 +33,7 @@ class Report:
     compile_seconds: float
     flops: float
     bytes_accessed: float  # of HBM per step; an estimate, on v4 and later too high
-    state_bytes: int  # weights, slots and EMA
+    state_bytes: int  # weights, slots and averages
     argument_bytes: int
     aliased_bytes: int  # arguments whose memory the results take over
     temporary_bytes: int
@@ -111,14 +111,14 @@ def compile_train_step(train_step, *, topology, global_batch_size, example_shape
         return [jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=replicated) for v in variables]
 
     weights, frozen = specs_of(train_step.model.trainable_variables), specs_of(train_step.codec.encoder_variables)
-    state = train_step.state_type(*(weights,) * 4)
+    state = train_step.state_of(weights)
     batch = (
         jax.ShapeDtypeStruct((global_batch_size, *example_shape), example_dtype, sharding=split),
         jax.ShapeDtypeStruct((global_batch_size,), "int32", sharding=split),
         jax.ShapeDtypeStruct((global_batch_size,), "int32", sharding=split),
     )
     arguments = (state, frozen, *batch, jax.ShapeDtypeStruct((), "int32", sharding=replicated))
-    state_bytes = 4 * sum(4 * int(np.prod(w.shape)) for w in weights)
+    state_bytes = sum(4 * int(np.prod(w.shape)) for w in tf.nest.flatten(state))
     return _compile(jax.jit(step, donate_argnums=0), arguments, topology, mesh.size, state_bytes)
 
 

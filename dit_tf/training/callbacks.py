@@ -129,6 +129,17 @@ class SaveCheckpoint(_Every):
         self.save(step)
 
 
+class SaveSnapshots(SaveCheckpoint):
+    """save(step) writes what a later checkpoint does not hold any more, so none may be missing."""
+
+    def catch_up(self, step, stop_step, saved):
+        """The snapshot of the step that training resumes from, where a run was killed before it was there; saved: the
+        steps of those that are."""
+        due = self.every and step and (step % self.every == 0 or step == stop_step)
+        if due and step not in saved:
+            self.fire(step, None)
+
+
 class StopWhenAsked(keras.callbacks.Callback):
     """Ends the training at the boundary after a `StopRequest`, before whatever the callbacks behind this one would do.
 

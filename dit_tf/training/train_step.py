@@ -9,28 +9,30 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from dit_tf.runtime.seeds import RowSeeds, Stream
-from dit_tf.training.ema import ema_update
+from dit_tf.training.ema import Exponential, ema_update
 
 
 class State(NamedTuple):
-    """What an update turns into its successor: four lists of float32 tensors in the order of the trainable weights."""
+    """What an update turns into its successor: lists of float32 tensors in the order of the trainable weights."""
 
     params: list
     m: list
     v: list
     ema: list
+    averages: tuple = ()  # a list for each further average
 
 
 class TrainStep:
-    state_type = State
-
-    def __init__(self, model, call_with, process, codec, optimizer, ema_decay, *, clip_norm=0.0, accumulation_steps=1):
-        """call_with(model, params, (x, t, y)): the model as a function of its weights. clip_norm: the longest that the
-        gradients of all weights together may be, 0: any. accumulation_steps: parts that a batch is computed in, one
-        after the other."""
+    def __init__(
+        self, model, call_with, process, codec, optimizer, ema_decay, *,
+        averages=(), clip_norm=0.0, accumulation_steps=1,
+    ):  # fmt: skip
+        """call_with(model, params, (x, t, y)): the model as a function of its weights. averages: those beside the one
+        of ema_decay, of `dit_tf.training.ema`. clip_norm: the longest that the gradients of all weights together may
+        be, 0: any. accumulation_steps: parts that a batch is computed in, one after the other."""
         self.model, self.call_with = model, call_with
         self.process, self.codec = process, codec
-        self.optimizer, self.ema_decay = optimizer, ema_decay
+        self.optimizer, self.average, self.averages = optimizer, Exponential(ema_decay), tuple(averages)
         self.clip_norm, self.accumulation_steps = clip_norm, accumulation_steps
 
     def loss_and_gradients(self, params, frozen, batch, seed, step):
@@ -72,6 +74,10 @@ class TrainStep:
         gradients = tape.gradient(losses["loss"], params, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         return losses, [tf.convert_to_tensor(g) for g in gradients]  # the label table's gradient comes as IndexedSlices
 
+    def state_of(self, value):
+        """A State that has `value`, a list, in all of its places."""
+        return State(value, value, value, value, (value,) * len(self.averages))
+
     @property
     def log_names(self):
         """The keys of what `update` logs, known before anything is traced."""
@@ -86,7 +92,11 @@ class TrainStep:
             scale = self.clip_norm / tf.maximum(norm, self.clip_norm)
             gradients = [scale * g for g in gradients]
         params, m, v = self.optimizer.update(state.params, state.m, state.v, gradients, step)
-        new = State(params, m, v, ema_update(state.ema, params, self.ema_decay))
+        ema, *averages = (
+            ema_update(old, params, average.rate(step))
+            for old, average in zip((state.ema, *state.averages), (self.average, *self.averages), strict=True)
+        )
+        new = State(params, m, v, ema, tuple(averages))
         logs = losses | {"grad_norm": norm}
         good = is_finite(logs)
         return tf.nest.map_structure(lambda after, before: tf.where(good, after, before), new, state), logs

@@ -43,9 +43,11 @@ class DiTTrainer(keras.Model):
         self.num_traces = 0
         weights = self.model.trainable_variables
         copies = {name: [self._copy(v, name) for v in weights] for name in ("m", "v", "ema")}
-        self.variables_of = State(params=weights, **copies)
-        for average, weight in zip(self.variables_of.ema, weights):
-            average.assign(weight)
+        averages = tuple([self._copy(v, average.name) for v in weights] for average in train_step.averages)
+        self.variables_of = State(params=weights, **copies, averages=averages)
+        for variables in (self.variables_of.ema, *self.variables_of.averages):
+            for average, weight in zip(variables, weights):
+                average.assign(weight)
         self.step = self.add_weight(shape=(), dtype="int32", initializer="zeros", trainable=False, name="step")
         self.built = True
         self.compile(optimizer=None, jit_compile=False, steps_per_execution=steps_per_execution)
@@ -56,11 +58,27 @@ class DiTTrainer(keras.Model):
 
     def checkpoint_state(self):
         """{name: tf.Variable} of everything that a resumed run needs; the names are part of the file format."""
-        state = {"step": self.step.value}
-        for field in State._fields:
-            for weight, variable in zip(self.variables_of.params, getattr(self.variables_of, field)):
-                state[f"{field}/{weight.path}"] = variable.value
-        return state
+        *fields, averages = self.variables_of
+        state = {"step": self.step.value} | self._named(dict(zip(State._fields, fields)))
+        return state | self._named({a.name: variables for a, variables in zip(self.functions.averages, averages)})
+
+    def averages_state(self, kind):
+        """The part of it that is the averages of a kind, a class of `dit_tf.training.ema`."""
+        averages = zip(self.functions.averages, self.variables_of.averages)
+        return self._named({a.name: variables for a, variables in averages if isinstance(a, kind)})
+
+    def _named(self, copies):
+        """{name: list parallel to the weights} -> {"name/path of the weight": tf.Variable}."""
+        return {
+            f"{name}/{weight.path}": variable.value
+            for name, variables in copies.items()
+            for weight, variable in zip(self.variables_of.params, variables)
+        }
+
+    def state(self):
+        """The present `State`, as tensors."""
+        *fields, averages = self.variables_of
+        return State(*map(_tensors, fields), averages=tuple(map(_tensors, averages)))
 
     def current_step(self):
         """How many steps the weights have taken, read off the device."""
@@ -68,15 +86,14 @@ class DiTTrainer(keras.Model):
 
     def ema_tensors(self):
         """The averaged weights, in the order of the model's trainable weights."""
-        return [tf.convert_to_tensor(v.value) for v in self.variables_of.ema]
+        return _tensors(self.variables_of.ema)
 
     def train_step(self, batch):
         """One step in the replica context on this replica's share of the batch -> global means of the losses, and the
         length of the gradient."""
         replica = tf.distribute.get_replica_context()
         step = tf.convert_to_tensor(self.step.value)
-        state = State(*([tf.convert_to_tensor(v.value) for v in variables] for variables in self.variables_of))
-        frozen = [tf.convert_to_tensor(v.value) for v in self.functions.codec.encoder_variables]
+        state, frozen = self.state(), _tensors(self.functions.codec.encoder_variables)
         compiled = self._compiled_on_host_devices(replica.strategy)
         seed = tf.constant(self.seed, tf.int64)
         losses, gradients = compiled(self.functions.loss_and_gradients)(state.params, frozen, batch, seed, step)
@@ -150,3 +167,7 @@ class DiTTrainer(keras.Model):
 
     def _maybe_symbolic_build(self, *args, **kwargs):
         """Keras would call the model once on made-up data, which fails with several workers; all is built already."""
+
+
+def _tensors(variables):
+    return [tf.convert_to_tensor(v.value) for v in variables]

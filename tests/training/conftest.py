@@ -39,9 +39,11 @@ def awaken():
 
     def assign(trainer):
         rng = np.random.default_rng(1)
-        for weight, average in zip(trainer.variables_of.params, trainer.variables_of.ema):
+        _, _, _, ema, averages = trainer.variables_of
+        for weight, *copies in zip(trainer.variables_of.params, ema, *averages):
             weight.assign(rng.normal(0, 0.1, weight.shape))
-            average.assign(weight)
+            for average in copies:
+                average.assign(weight)
 
     return assign
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from dit_tf.training.ema import ema_update
+from dit_tf.training.ema import Exponential, ema_update
 from dit_tf.training.optimizer import AdamW
 
 
@@ -71,6 +71,6 @@ def test_ema_is_the_weighted_mean_of_all_weights_so_far():
     decay, weights = 0.9, [np.float32(w) for w in (4.0, 1.0, 2.0)]
     ema = [tf.constant(1.0)]
     for w in weights:
-        ema = ema_update(ema, [tf.constant(w)], decay)
+        ema = ema_update(ema, [tf.constant(w)], Exponential(decay).rate(1))
     expected = decay**3 * 1.0 + (1 - decay) * sum(w * decay ** (2 - i) for i, w in enumerate(weights))
     np.testing.assert_allclose(ema[0], expected, rtol=1e-6)

@@ -7,8 +7,10 @@ import pytest
 import tensorflow as tf
 
 from dit_tf.runtime.checkpoint import Checkpoints
+from dit_tf.training.ema import PowerFunction
 
 ONE = "/CPU:0"
+AVERAGES = dict(ema_decays=(0.5,), ema_stds=(0.05, 0.1))
 
 
 def assert_equal(actual, expected):
@@ -24,7 +26,7 @@ def one_device():
 
 @pytest.fixture(scope="module")
 def unbroken(one_device, make_trainer, batches, arrays):
-    trainer = make_trainer(one_device, stop_step=6)
+    trainer = make_trainer(one_device, stop_step=6, **AVERAGES)
     trainer.fit(batches())
     return arrays(trainer)
 
@@ -36,8 +38,21 @@ def test_state_has_every_weight_slot_and_average_once(one_device, make_trainer):
     assert len({id(v) for v in trainer.checkpoint_state().values()}) == 4 * weights + 1
 
 
+def test_further_averages_have_names_of_their_own_and_are_of_these_weights(one_device, make_trainer, unbroken):
+    weights = [name.removeprefix("params/") for name in unbroken if name.startswith("params/")]
+    for name in ("ema_decay_0.5", "ema_std_0.05", "ema_std_0.1"):
+        for weight in weights:
+            distance = np.abs(unbroken[f"{name}/{weight}"] - unbroken[f"params/{weight}"])
+            assert 0 < distance.max() < 6e-3, weight  # six steps of Adam at 1e-3, of which each has a share
+    assert len(unbroken) == (4 + 3) * len(weights) + 1
+    trainer = make_trainer(one_device, stop_step=1, **AVERAGES)
+    powers = trainer.averages_state(PowerFunction)
+    assert powers.keys() == {f"ema_std_{std}/{weight}" for std in (0.05, 0.1) for weight in weights}
+    assert all(trainer.checkpoint_state()[name] is variable for name, variable in powers.items())
+
+
 def test_steps_per_execution_change_nothing_and_trace_once(one_device, make_trainer, batches, arrays, unbroken):
-    trainer = make_trainer(one_device, stop_step=6, steps_per_execution=4)  # 4 does not divide 6
+    trainer = make_trainer(one_device, stop_step=6, steps_per_execution=4, **AVERAGES)  # 4 does not divide 6
     trainer.fit(batches())
     assert_equal(arrays(trainer), unbroken)
     assert trainer.num_traces == 1
@@ -46,7 +61,7 @@ def test_steps_per_execution_change_nothing_and_trace_once(one_device, make_trai
 @pytest.fixture(scope="module")
 def halfway(one_device, make_trainer, batches, tmp_path_factory):
     """The checkpoints of three steps."""
-    trainer = make_trainer(one_device, stop_step=3)
+    trainer = make_trainer(one_device, stop_step=3, **AVERAGES)
     trainer.fit(batches())
     checkpoints = Checkpoints(str(tmp_path_factory.mktemp("halfway")))
     checkpoints.save(3, trainer.checkpoint_state(), {})
@@ -56,7 +71,7 @@ def halfway(one_device, make_trainer, batches, tmp_path_factory):
 def test_resumed_in_the_middle_of_an_execution_equals_unbroken(
     one_device, make_trainer, batches, arrays, unbroken, halfway
 ):
-    trainer = make_trainer(one_device, stop_step=6, steps_per_execution=2)
+    trainer = make_trainer(one_device, stop_step=6, steps_per_execution=2, **AVERAGES)
     trainer.fit(batches(halfway.restore(trainer.checkpoint_state())))
     assert trainer.current_step() == 6
     assert_equal(arrays(trainer), unbroken)
@@ -65,12 +80,12 @@ def test_resumed_in_the_middle_of_an_execution_equals_unbroken(
 def test_a_run_goes_on_with_its_blocks_as_one_loop(one_device, make_trainer, batches, arrays, unbroken, halfway):
     """From the same checkpoint to the same moments and weights, but for the order of float32 sums. Where a gradient is
     nothing but rounding, as that of K's bias, Adam's steps of the learning rate may go either way."""
-    trainer = make_trainer(one_device, stop_step=6, steps_per_execution=3, scan_blocks=True)
+    trainer = make_trainer(one_device, stop_step=6, steps_per_execution=3, scan_blocks=True, **AVERAGES)
     trainer.fit(batches(halfway.restore(trainer.checkpoint_state())))
     resumed = arrays(trainer)
     assert resumed.keys() == unbroken.keys() and resumed["step"] == 6
     for name, expected in unbroken.items():
-        noisy = name.endswith("attention/qkv/bias") and name.startswith(("params/", "ema/"))
+        noisy = name.endswith("attention/qkv/bias") and name.startswith(("params/", "ema"))
         tolerance = 3 * 2e-3 if noisy else 2e-6 * np.abs(expected).max()  # 2e-7 was seen
         np.testing.assert_allclose(resumed[name], expected, rtol=0, atol=tolerance, err_msg=name)
 
@@ -89,7 +104,7 @@ def test_two_replicas_take_the_step_of_one(make_trainer, batches, arrays, one_de
     for name in slots:
         scale = np.abs(expected[name]).max()
         np.testing.assert_allclose(actual[name], expected[name], atol=1e-5 * scale, err_msg=name)
-    for name in (name for name in expected if name.startswith(("params/", "ema/"))):
+    for name in (name for name in expected if name.startswith(("params/", "ema"))):
         # Adam's first step is a sign: where a gradient is nothing but rounding, it may go the other way.
         change = np.abs(actual[name] - expected[name])
         noise = np.abs(expected[name.replace("ema/", "m/").replace("params/", "m/")]) < 1e-7
@@ -178,7 +193,9 @@ if stored:
 report, _ = tpu_compiler.compile_train_step(
     build.make_train_step(config, model, vae, **options), topology=topology, global_batch_size=per_core * cores,
     **examples)
+weights_bytes = 4 * sum(v.shape.num_elements() for v in model.trainable_variables)
 print(json.dumps({**dataclasses.asdict(report), "analytic_flops": training_flops(model, per_core),
+                  "copies": report.state_bytes / weights_bytes,
                   "total_bytes": report.total_bytes}))
 """
 
@@ -191,9 +208,10 @@ def compile_for_tpu(run_with_tpu_compiler):
     return run
 
 
-def assert_a_good_tpu_program(report, memory, all_reduces=1):
+def assert_a_good_tpu_program(report, memory, all_reduces=1, copies=4):
     assert report["total_bytes"] < memory
     # Not aliased: the batch and the step, which are not results, and losses, which are not arguments; padding included.
+    assert report["copies"] == copies
     assert report["aliased_bytes"] >= report["state_bytes"]
     assert report["output_bytes"] - report["aliased_bytes"] < 2**16
     assert report["all_reduces"] == all_reduces
@@ -204,7 +222,7 @@ def assert_a_good_tpu_program(report, memory, all_reduces=1):
     "overrides",
     [
         {},
-        dict(objective="flow", learn_sigma=False),
+        dict(objective="flow", learn_sigma=False, **AVERAGES),
         dict(objective="flow", path="vp", prediction="score", loss_weight="likelihood"),
         dict(codec="vae", image_size=64, channels=3, stored=True),
     ],
@@ -213,7 +231,7 @@ def assert_a_good_tpu_program(report, memory, all_reduces=1):
 def test_the_tpu_compiler_takes_the_train_step(compile_for_tpu, overrides):
     report = compile_for_tpu("v3:2x2", per_core=16, **overrides)
     assert report["cores"] == 8
-    assert_a_good_tpu_program(report, memory=16 * 2**30)
+    assert_a_good_tpu_program(report, memory=16 * 2**30, copies=4 + sum(len(overrides.get(a, ())) for a in AVERAGES))
 
 
 @pytest.mark.tpu_compile

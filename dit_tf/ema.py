@@ -1,0 +1,136 @@
+"""Choose the length of the average after the training:
+
+    python -m dit_tf.ema --workdir=runs/digits --std=0.075 --output=model.keras
+    python -m dit_tf.ema --workdir=runs/digits --decay=0.999 --output=model.keras
+
+sample, evaluate and convert take the file as any other (--weights). An average that was tracked is that of the newest
+checkpoint, to the bit; another width, or an earlier step, is a combination of snapshots (`dit_tf.training.post_hoc`).
+"""
+
+import os
+
+import numpy as np
+import tensorflow as tf
+import tqdm
+
+import dit_tf
+from dit_tf import build, flags
+from dit_tf.runtime import model_file
+from dit_tf.runtime.checkpoint import Checkpoints, ema_snapshots
+from dit_tf.training.ema import Exponential, PowerFunction
+from dit_tf.training.post_hoc import matches, widths
+
+
+def main(options):
+    check_options(options)
+    config, classes = build.load_config(options.workdir), build.load_classes(options.workdir)
+    if options.decay is not None or (options.std in config.ema_stds and options.step is None):
+        name = tracked(options, config)
+        model, provenance = build.make_model(config), dict(decay=options.decay, std=options.std)
+        weights = {f"{name}/{v.path}": v.value for v in model.trainable_variables}
+        provenance["step"] = Checkpoints(options.workdir).restore(weights, partial=True)
+        summary = f"as the checkpoint of step {provenance['step']} has it"
+    else:
+        step, steps = snapshots_of(options, config)
+        found = match(options, config, step, steps)
+        model = combine(options.workdir, config, steps, found.coefficients)
+        provenance = dict(std=options.std, step=step, tracked=config.ema_stds, snapshots=steps)
+        provenance |= dict(profile_error=found.error, float16_noise=found.noise)
+        summary = (
+            f"at step {step}, of {len(steps)} snapshot(s) of {shown(config.ema_stds)}: its profile is met to "
+            f"{found.error:.2%}, float16 adds {found.noise:.2%} to the weights"
+        )
+    provenance = dict(dit_tf=dit_tf.__version__, workdir=options.workdir) | provenance
+    model_file.save(options.output, model, build.model_texts(config, classes, provenance))
+    width = f"--decay={options.decay}" if options.std is None else f"--std={options.std}"
+    print(f"{options.output}: {width}, {summary}")
+
+
+def check_options(options):
+    if not options.workdir:
+        raise ValueError("--workdir must be given: the work directory of a training.")
+    if (options.std is None) == (options.decay is None):
+        raise ValueError("--std or --decay must be given, and not both: the length of the average.")
+    if options.std is not None and not 0.0 < options.std < 12**-0.5:
+        raise ValueError(f"--std must be above 0 and below {12**-0.5:.4f}, got {options.std}.")
+    if options.decay is not None and options.step is not None:
+        raise ValueError(f"--step goes with --std, got --step={options.step} with --decay={options.decay}.")
+    if not options.output.endswith(".keras") or os.path.isdir(options.output):
+        raise ValueError(f"--output must be a file that ends in .keras, got {options.output!r}.")
+
+
+def tracked(options, config):
+    """The name of an average in checkpoints."""
+    if options.decay is None:
+        return PowerFunction(options.std).name
+    names = {config.ema_decay: "ema"} | {decay: Exponential(decay).name for decay in config.ema_decays}
+    if options.decay not in names:
+        raise ValueError(
+            f"--decay must be one that the training in {options.workdir} tracked ({shown(names)}), got "
+            f"{options.decay}: train with --ema_decays, or take --std."
+        )
+    return names[options.decay]
+
+
+def snapshots_of(options, config):
+    """(the step that the average ends at, those of all snapshots up to it)."""
+    if not config.ema_stds:
+        raise ValueError(
+            f"--std needs what a training with --ema_stds=0.05,0.1 leaves; the one in {options.workdir} had none."
+        )
+    steps = ema_snapshots(options.workdir).steps()
+    if not steps:
+        raise ValueError(
+            f"--std={options.std} needs snapshots, of which {options.workdir} has none: train with "
+            f"--ema_snapshot_every, or take a width that was tracked ({shown(config.ema_stds)}) at its newest step."
+        )
+    step = steps[-1] if options.step is None else options.step
+    if step not in steps:
+        near = sorted(sorted(steps, key=lambda other: abs(other - step))[:4])
+        raise ValueError(f"--step must be that of a snapshot, near it {shown(near)}, got {step}.")
+    return step, [other for other in steps if other <= step]
+
+
+def match(options, config, step, steps):
+    saved = [(other, std) for other in steps for std in config.ema_stds]
+    (found,) = matches(saved, step, [options.std])
+    if not found.good:
+        possible = widths(saved, step)
+        what = f"from {possible[0]} to {possible[-1]}" if possible else f"of {shown(config.ema_stds)} alone"
+        raise ValueError(
+            f"--std={options.std} cannot be made of the {len(steps)} snapshot(s) up to step {step}: its profile would "
+            f"be met to {found.error:.0%}, and rounding add {found.noise:.1%} to the weights. Take one {what}."
+        )
+    return found
+
+
+def combine(workdir, config, steps, coefficients):
+    """A model whose weights are the linear combination of all snapshots: coefficients by step, and by width in each.
+
+    Snapshots are read one after the other; the sums are float64, two more copies of the model."""
+    model, snapshots = build.make_model(config), ema_snapshots(workdir)
+    sums = {v.path: np.zeros(v.shape) for v in model.trainable_variables}
+    names = [PowerFunction(std).name for std in config.ema_stds]
+    specs = {f"{name}/{path}": tf.TensorSpec(total.shape, tf.float16) for name in names for path, total in sums.items()}
+    length = 2 * sum(spec.shape.num_elements() for spec in specs.values())
+    with tqdm.tqdm(total=length * len(steps), unit="B", unit_scale=True, desc="snapshots", dynamic_ncols=True) as bar:
+        for step, row in zip(steps, coefficients.reshape(len(steps), len(names)), strict=True):
+            share = dict(zip(names, row))
+            try:
+                for key, array in snapshots.read(step, specs):
+                    name, path = key.split("/", 1)
+                    sums[path] += share[name] * array
+                    bar.update(array.nbytes)
+            except ValueError as error:
+                raise ValueError(f"{str(error).rstrip('.')}: without that directory the others are used.") from error
+    for variable in model.trainable_variables:
+        variable.assign(sums[variable.path])
+    return model
+
+
+def shown(numbers):
+    return ", ".join(map(str, numbers))
+
+
+if __name__ == "__main__":
+    flags.run(main, flags.define_ema, resumes=False)
