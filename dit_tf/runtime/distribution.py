@@ -1,16 +1,24 @@
-"""Flags -> strategy: one device, several on this host, or a TPU."""
+"""Flags -> strategy: one device, several on this host, several hosts, or a TPU.
+
+Of several hosts with GPUs or CPUs each runs the same command, and TF_CONFIG tells it who the others are. A TPU slice of
+several hosts is driven by one program, which TPUClusterResolver connects to all of them: it needs no TF_CONFIG, and
+`strategy.distribute_datasets_from_function` places on every host the input of its own replicas.
+"""
 
 import threading
 
 import tensorflow as tf
 
-STRATEGIES = ("auto", "one", "mirrored", "tpu")
+from dit_tf.runtime.cluster import read_cluster
+
+STRATEGIES = ("auto", "one", "mirrored", "multiworker", "tpu")
 _TPU_TIMEOUT_SECONDS = 18.0  # with up to 10 s of imports, a TPU that does not answer is reported within 30 seconds
 
 
-def make_strategy(name="auto", tpu=None, logical_cpus=0):
-    """name: one of STRATEGIES; tpu: a TPU's name, or "local" on a TPU VM; logical_cpus: split the CPU into so many
-    devices, to try several replicas without hardware. Must run before TensorFlow touches a device."""
+def make_strategy(name="auto", tpu=None, logical_cpus=0, several_hosts=False):
+    """name: one of STRATEGIES; tpu: a TPU's name, "local" on a TPU VM, or grpc:// addresses; logical_cpus: split the CPU
+    into so many devices, to try several replicas without hardware; several_hosts: whether the command can share its
+    work with the other hosts of TF_CONFIG. Must run before TensorFlow touches a device."""
     if name not in STRATEGIES:
         raise ValueError(f"--strategy must be one of {', '.join(STRATEGIES)}, got {name!r}.")
     if tpu and name not in ("auto", "tpu"):
@@ -21,8 +29,13 @@ def make_strategy(name="auto", tpu=None, logical_cpus=0):
         raise ValueError(f"--logical_cpus must not be negative, got {logical_cpus}.")
     if tpu and logical_cpus:
         raise ValueError(f"--logical_cpus={logical_cpus} splits this machine's CPU, so it cannot go with --tpu={tpu}.")
+    if name == "multiworker" and not several_hosts:
+        raise ValueError("--strategy=multiworker goes with train; this command runs on one host: try --strategy=auto.")
     if tpu:
         return tf.distribute.TPUStrategy(_connect(tpu))
+    cluster = read_cluster() if several_hosts and name in ("auto", "multiworker") else None
+    if name == "multiworker" or (cluster and len(cluster.addresses) > 1):
+        return _multiworker(cluster, logical_cpus)
     if logical_cpus:
         _split_cpu(logical_cpus)
         devices = [f"CPU:{i}" for i in range(logical_cpus)]
@@ -31,6 +44,13 @@ def make_strategy(name="auto", tpu=None, logical_cpus=0):
     if name == "one" or (name == "auto" and len(devices) == 1):
         return tf.distribute.OneDeviceStrategy(f"/{devices[0]}")
     return tf.distribute.MirroredStrategy(devices)
+
+
+def local_strategy(strategy):
+    """For what one host computes by itself: its first device where several hosts train together, else all replicas."""
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return strategy
+    return tf.distribute.OneDeviceStrategy(strategy.extended.worker_devices[0])
 
 
 def check_batch(flag, batch_size, strategy):
@@ -66,6 +86,21 @@ def on_replicas(function, strategy):
         return tf.nest.map_structure(lambda x: tf.concat(strategy.experimental_local_results(x), axis=0), results)
 
     return distributed
+
+
+def _multiworker(cluster, logical_cpus):
+    """Waits until all hosts are there. Between GPUs NCCL sums the gradients, between CPUs a ring over gRPC."""
+    if cluster is None:
+        raise ValueError(
+            "--strategy=multiworker needs the environment variable TF_CONFIG, which says who the hosts are; it is not set."
+        )
+    if logical_cpus:
+        raise ValueError(f"--logical_cpus={logical_cpus} goes with one host, got the {len(cluster.addresses)} of TF_CONFIG.")
+    print(f"Host {cluster.index} of {len(cluster.addresses)}, waiting for all: {', '.join(cluster.addresses)}", flush=True)
+    kinds = tf.distribute.experimental.CommunicationImplementation
+    kind = kinds.AUTO if tf.config.list_physical_devices("GPU") else kinds.RING
+    options = tf.distribute.experimental.CommunicationOptions(implementation=kind)
+    return tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
 
 
 def _split_cpu(count):
