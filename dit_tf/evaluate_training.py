@@ -10,6 +10,7 @@ from dit_tf import build
 from dit_tf.data.source_images import SourceImages
 from dit_tf.evaluate_samples import make_evaluator
 from dit_tf.evaluation.scores import title_of
+from dit_tf.runtime.distribution import local_strategy
 from dit_tf.runtime.workdir import is_remote
 from dit_tf.samplers.drawn_images import DrawnImages
 from dit_tf.samplers.labels import random_labels
@@ -22,7 +23,7 @@ _SEED = 0  # of labels and noise, the same at every step: what changes is the mo
 class TrainingEvaluation:
     """Called with a step, draws --eval_samples images from the averaged weights and gives {name: number}.
 
-    It draws and looks at images on the replicas that train. What is computed of a step is kept in the work directory
+    It draws and looks at images on the replicas that train; of several hosts the chief does so alone. What is computed of a step is kept in the work directory
     until its numbers are there, and of the reference for good, so that a killed run goes on; in the directory of
     temporary files where the work directory is on gs://.
     """
@@ -36,7 +37,7 @@ class TrainingEvaluation:
         if options.eval_samples < 1:
             raise ValueError(f"--eval_samples must be at least 1, got {options.eval_samples}.")
         asked = SamplerOptions(num_steps=options.eval_num_steps, cfg_scale=options.eval_cfg_scale)
-        self._trainer, strategy = trainer, trainer.distribute_strategy
+        self._trainer, strategy = trainer, local_strategy(trainer.distribute_strategy)
         self._sampler = build.make_sampler(config, trainer.model, asked, strategy, vae)
         self._labels = random_labels(_SEED, options.eval_samples, config.num_classes)
         reference = None

@@ -22,11 +22,12 @@ from dit_tf.models.costs import count_parameters, training_flops
 from dit_tf.pretrained.fine_tuning import start_from
 from dit_tf.runtime.background_saver import BackgroundSaver
 from dit_tf.runtime.checkpoint import Checkpoints, ema_snapshots
+from dit_tf.runtime.cluster import Hosts, check_same_start
 from dit_tf.runtime.distribution import check_batch, device_names
 from dit_tf.runtime.image_files import replace_file, write_grid
 from dit_tf.runtime.metrics_log import MetricsLog
 from dit_tf.runtime.peak_flops import measure_peak_flops
-from dit_tf.runtime.preemption import Preempted, StopRequest
+from dit_tf.runtime.preemption import LOST, Preempted, StopRequest
 from dit_tf.runtime.workdir import hold, writing_to
 from dit_tf.samplers.generate import in_batches
 from dit_tf.samplers.options import SamplerOptions
@@ -44,7 +45,8 @@ def main(options):
 def train(options, resources, stop_request):
     """resources: where the work directory's lock and the thread that saves are entered, to end with the run."""
     check_intervals(options)
-    strategy = flags.strategy_of(options)
+    strategy = flags.strategy_of(options, several_hosts=True)
+    hosts = Hosts(strategy)
     check_batch("--global_batch_size", options.global_batch_size, strategy)
     check_parts(options, strategy.num_replicas_in_sync)
     source = open_dataset(options.dataset, options.data_dir, unlabelled=options.unconditional)
@@ -68,23 +70,35 @@ def train(options, resources, stop_request):
             max_bad_steps=options.max_bad_steps, remat=options.remat, scan_blocks=options.scan_blocks,
             accumulation_steps=options.accumulation_steps,
         )  # fmt: skip
-    resources.enter_context(hold(workdir))
+    if hosts.chief:
+        resources.enter_context(hold(workdir))
     start = checkpoints.restore(trainer.checkpoint_state()) or 0
+    check_same_start(workdir, hosts.gather(start))
+    announce(config, trainer, workdir, start)
+
+    stream = dict(image_size=config.image_size, seed=config.seed, crop=config.crop)
+    batches = strategy.distribute_datasets_from_function(
+        lambda context: training_batches(
+            source,
+            config.split,
+            global_batch_size=config.global_batch_size,
+            start_step=start,
+            horizontal_flip=config.horizontal_flip,
+            context=context,
+            **stream,
+        )
+    )
+    damage = naming_damage(source, config, trainer, options.steps_per_execution, stream)
+    stop_when_asked = callbacks.StopWhenAsked(stop_request, hosts)
+    if not hosts.chief:  # the chief writes for all: the weights are the same everywhere
+        with damage:
+            trainer.fit(batches, [stop_when_asked])
+        return
+
     saver = resources.enter_context(BackgroundSaver(checkpoints, start))
     snapshot_saver = resources.enter_context(BackgroundSaver(snapshots, start=None, dtype="float16"))
     with writing_to(workdir):
         replace_file(os.path.join(workdir, "flags.txt"), flags.resolved(options).encode())
-    announce(config, trainer, workdir, start)
-
-    stream = dict(image_size=config.image_size, seed=config.seed, crop=config.crop)
-    batches = training_batches(
-        source,
-        config.split,
-        global_batch_size=config.global_batch_size,
-        start_step=start,
-        horizontal_flip=config.horizontal_flip,
-        **stream,
-    )
     texts = build.model_texts(config, spec.classes)
 
     def save(step):
@@ -102,7 +116,7 @@ def train(options, resources, stop_request):
         callbacks.ReportBadSteps(),
         callbacks.LogMetrics(options.log_every, metrics_log, throughput),
         callbacks.SaveCheckpoint(options.checkpoint_every, save),
-        callbacks.StopWhenAsked(stop_request),
+        stop_when_asked,
     ]
     if vae is not None or config.codec == "pixels":
         draw = picture(config, trainer, vae, spec.classes, workdir)
@@ -117,18 +131,14 @@ def train(options, resources, stop_request):
         progress.append(callbacks.SaveSnapshots(options.ema_snapshot_every, save_snapshot))
         progress[-1].catch_up(start, options.train_steps, snapshots.steps())
     try:
-        trainer.fit(batches, progress)
+        with damage:
+            trainer.fit(batches, progress)
         saver.wait()
         snapshot_saver.wait()
     except (KeyboardInterrupt, Preempted):
         save(trainer.current_step())
         saver.wait()
         raise
-    except tf.errors.OpError as error:
-        # It may be a record that cannot be read, somewhere in the execution that failed: TensorFlow does not say which.
-        first, count = (n * config.global_batch_size for n in (trainer.current_step(), options.steps_per_execution))
-        damage = first_damaged(source, config.split, first=first, count=count, **stream)
-        raise ValueError(damage) from error if damage else error
     path = os.path.join(workdir, "model.keras")
     with writing_to(workdir):
         build.save_model(path, config, spec.classes, trainer.ema_tensors())
@@ -213,6 +223,20 @@ def check_same_run(config, checkpoints):
             f"--workdir={checkpoints.workdir} holds a run of another configuration ({'; '.join(differences)}): repeat "
             "its flags to resume it, or choose another --workdir."
         )
+
+
+@contextlib.contextmanager
+def naming_damage(source, config, trainer, steps, stream):
+    """A training that fails inside may have met a record that cannot be read, somewhere in the execution of `steps`
+    steps that failed: TensorFlow does not say which. ValueError, where there is one."""
+    try:
+        yield
+    except LOST:
+        raise
+    except tf.errors.OpError as error:
+        first, count = (n * config.global_batch_size for n in (trainer.current_step(), steps))
+        damage = first_damaged(source, config.split, first=first, count=count, **stream)
+        raise ValueError(damage) from error if damage else error
 
 
 def announce(config, trainer, workdir, start):

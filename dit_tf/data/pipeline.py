@@ -35,30 +35,49 @@ def _open(name, data_dir):
     return open_tfds(name, data_dir)
 
 
-def training_batches(source, split, *, image_size, global_batch_size, seed, start_step, horizontal_flip, crop="fast"):
+def training_batches(
+    source, split, *, image_size, global_batch_size, seed, start_step, horizontal_flip, crop="fast", context=None
+):
     """An endless tf.data.Dataset of global batches: examples (B, ...), label int32 (B,), row int32 (B,).
 
     row is 0..B-1, the place in the global batch, for draws per example. Batches run on across the ends of epochs:
     batch s holds records s*B .. s*B + B-1 of the stream, and the first batch is s = start_step.
+
+    context: a tf.distribute.InputContext, of host h of n that have R replicas between them: rows h*B/n .. (h+1)*B/n - 1
+    of every global batch, in batches of B/R, those of the host's replicas in turn. Other rows are not made examples of.
     """
     first = start_step * global_batch_size
+    context = context or tf.distribute.InputContext()
+    rows = _rows_of(context, global_batch_size)
+
+    def row_of(position):
+        return tf.cast(position % global_batch_size, tf.int32)
+
+    def is_own(position, record):
+        return (rows.start <= row_of(position)) & (row_of(position) < rows.stop)
 
     def prepare(position, record):
         mirror = _mirrored(seed, position) if horizontal_flip else None
-        return source.example(record, image_size, crop, mirror), tf.cast(record["label"], tf.int32)
-
-    def with_rows(example, label):
-        return example, label, tf.range(global_batch_size, dtype=tf.int32)
+        example = source.example(record, image_size, crop, mirror)
+        return example, tf.cast(record["label"], tf.int32), row_of(position)
 
     stream = _stream(source, split, seed, first).enumerate(start=first)
+    if len(rows) < global_batch_size:
+        stream = stream.filter(is_own)
     stream = stream.map(prepare, num_parallel_calls=tf.data.AUTOTUNE)
-    stream = stream.batch(global_batch_size, drop_remainder=True).map(with_rows)
+    stream = stream.batch(context.get_per_replica_batch_size(global_batch_size), drop_remainder=True)
+    # Of an unknown number the hosts would ask each other, at every step, whether there is another batch.
+    stream = stream.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
     options = tf.data.Options()
     options.deterministic = True
     options.threading.max_intra_op_parallelism = 1  # records are prepared side by side already
-    # Under tf.distribute every worker walks the whole stream and keeps its rows: a share of files is no such share.
-    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
     return stream.with_options(options).prefetch(tf.data.AUTOTUNE)
+
+
+def _rows_of(context, global_batch_size):
+    """The range of rows of a global batch that are read for the replicas of one host."""
+    share = global_batch_size // context.num_input_pipelines
+    return range(context.input_pipeline_id * share, (context.input_pipeline_id + 1) * share)
 
 
 def _stream(source, split, seed, first):

@@ -6,7 +6,7 @@ import sys
 
 from absl import app, flags, logging
 
-from dit_tf.runtime.preemption import START_AGAIN, Preempted
+from dit_tf.runtime.preemption import LOST, START_AGAIN, Preempted
 
 FLAGS = flags.FLAGS
 
@@ -31,6 +31,7 @@ def _quieten_libraries():
 def _guarded(main, argv, resumes):
     _quieten_libraries()
     command = f"dit_tf.{os.path.splitext(os.path.basename(argv[0]))[0]}"
+    consequence = "the same command goes on where it stopped" if resumes else "nothing was written"
     try:
         if argv[1:]:
             raise ValueError(f"Every argument must be a flag, --name=value, got {argv[1]!r}.")
@@ -41,8 +42,12 @@ def _guarded(main, argv, resumes):
     except Preempted:
         print(f"\n{command}: ended by SIGTERM; the same command goes on where it stopped.", file=sys.stderr)
         sys.exit(START_AGAIN)
+    except LOST as error:
+        logging.debug("Where it was raised:", exc_info=True)
+        where = "another host, the TPU or a remote disk is gone"
+        print(f"\n{command}: {where} ({type(error).__name__}); {consequence}.", file=sys.stderr)
+        sys.exit(START_AGAIN)
     except KeyboardInterrupt:
-        consequence = "the same command goes on where it stopped" if resumes else "nothing was written"
         print(f"\n{command}: interrupted; {consequence}.", file=sys.stderr)
         sys.exit(130)
 

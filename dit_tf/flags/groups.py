@@ -91,8 +91,8 @@ def define_devices(define):
     define.integer("logical_cpus", 0, "Split the CPU into so many devices, to try replicas without hardware.")
 
 
-def strategy_of(options):
-    """What `define_devices` asks for. Call it before TensorFlow touches a device."""
+def strategy_of(options, several_hosts=False):
+    """What `define_devices` asks for, see `make_strategy`. Call it before TensorFlow touches a device."""
     have = installed()
     for name in _PATHS:
         if name in options:
@@ -101,5 +101,10 @@ def strategy_of(options):
     if options.tpu:
         print(table(have), flush=True)  # before it is sought, which may take long
     return make_strategy(
-        options.strategy, options.tpu, options.logical_cpus, tpu_zone=options.tpu_zone, tpu_project=options.tpu_project
+        options.strategy,
+        options.tpu,
+        options.logical_cpus,
+        tpu_zone=options.tpu_zone,
+        tpu_project=options.tpu_project,
+        several_hosts=several_hosts,
     )

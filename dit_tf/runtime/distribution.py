@@ -1,16 +1,23 @@
-"""Flags -> strategy: one device, several on this host, or a TPU."""
+"""Flags -> strategy: one device, several on this host, several hosts, or a TPU.
+
+Of several hosts with GPUs or CPUs each runs the same command, and TF_CONFIG tells it who the others are. A TPU slice of
+several hosts is driven by one program, which TPUClusterResolver connects to all of them: it needs no TF_CONFIG, and
+`strategy.distribute_datasets_from_function` places on every host the input of its own replicas.
+"""
 
 import tensorflow as tf
 
+from dit_tf.runtime.cluster import read_cluster
 from dit_tf.runtime.tpu_connection import connect
 from dit_tf.runtime.versions import check_versions, installed
 
-STRATEGIES = ("auto", "one", "mirrored", "tpu")
+STRATEGIES = ("auto", "one", "mirrored", "multiworker", "tpu")
 
 
-def make_strategy(name="auto", tpu=None, logical_cpus=0, tpu_zone=None, tpu_project=None):
+def make_strategy(name="auto", tpu=None, logical_cpus=0, tpu_zone=None, tpu_project=None, several_hosts=False):
     """name: one of STRATEGIES; tpu, tpu_zone, tpu_project: see `connect`; logical_cpus: split the CPU into so many
-    devices, to try several replicas without hardware. Must run before TensorFlow touches a device."""
+    devices, to try several replicas without hardware; several_hosts: whether the command can share its work with the
+    other hosts of TF_CONFIG. Must run before TensorFlow touches a device."""
     if name not in STRATEGIES:
         raise ValueError(f"--strategy must be one of {', '.join(STRATEGIES)}, got {name!r}.")
     if tpu and name not in ("auto", "tpu"):
@@ -21,11 +28,16 @@ def make_strategy(name="auto", tpu=None, logical_cpus=0, tpu_zone=None, tpu_proj
         raise ValueError(f"--logical_cpus must not be negative, got {logical_cpus}.")
     if tpu and logical_cpus:
         raise ValueError(f"--logical_cpus={logical_cpus} splits this machine's CPU, so it cannot go with --tpu={tpu}.")
+    if name == "multiworker" and not several_hosts:
+        raise ValueError("--strategy=multiworker goes with train; this command runs on one host: try --strategy=auto.")
     if (tpu_zone or tpu_project) and not tpu:
         raise ValueError("--tpu_zone and --tpu_project go with --tpu=NAME, got no --tpu.")
     check_versions(installed(), tpu)
     if tpu:
         return tf.distribute.TPUStrategy(connect(tpu, tpu_zone, tpu_project))
+    cluster = read_cluster() if several_hosts and name in ("auto", "multiworker") else None
+    if name == "multiworker" or (cluster and len(cluster.addresses) > 1):
+        return _multiworker(cluster, logical_cpus)
     if logical_cpus:
         _split_cpu(logical_cpus)
         devices = [f"CPU:{i}" for i in range(logical_cpus)]
@@ -34,6 +46,13 @@ def make_strategy(name="auto", tpu=None, logical_cpus=0, tpu_zone=None, tpu_proj
     if name == "one" or (name == "auto" and len(devices) == 1):
         return tf.distribute.OneDeviceStrategy(f"/{devices[0]}")
     return tf.distribute.MirroredStrategy(devices)
+
+
+def local_strategy(strategy):
+    """For what one host computes by itself: its first device where several hosts train together, else all replicas."""
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return strategy
+    return tf.distribute.OneDeviceStrategy(strategy.extended.worker_devices[0])
 
 
 def check_batch(flag, batch_size, strategy):
@@ -76,6 +95,21 @@ def on_replicas(function, strategy):
         return tf.nest.map_structure(lambda x: tf.concat(strategy.experimental_local_results(x), axis=0), results)
 
     return distributed
+
+
+def _multiworker(cluster, logical_cpus):
+    """Waits until all hosts are there. Between GPUs NCCL sums the gradients, between CPUs a ring over gRPC."""
+    if cluster is None:
+        raise ValueError(
+            "--strategy=multiworker needs the environment variable TF_CONFIG, which says who the hosts are; it is not set."
+        )
+    if logical_cpus:
+        raise ValueError(f"--logical_cpus={logical_cpus} goes with one host, got the {len(cluster.addresses)} of TF_CONFIG.")
+    print(f"Host {cluster.index} of {len(cluster.addresses)}, waiting for all: {', '.join(cluster.addresses)}", flush=True)
+    kinds = tf.distribute.experimental.CommunicationImplementation
+    kind = kinds.AUTO if tf.config.list_physical_devices("GPU") else kinds.RING
+    options = tf.distribute.experimental.CommunicationOptions(implementation=kind)
+    return tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
 
 
 def _split_cpu(count):

@@ -7,7 +7,11 @@ start them again, with the same command, where they end with `START_AGAIN`.
 
 import signal
 
+import tensorflow as tf
+
 START_AGAIN = 75  # EX_TEMPFAIL of sysexits.h: "a temporary failure, try again later"
+# What is raised where another host of the training, a TPU or a remote disk is gone: that too may pass.
+LOST = (tf.errors.UnavailableError, tf.errors.AbortedError)
 
 
 class Preempted(Exception):

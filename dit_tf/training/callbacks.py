@@ -143,19 +143,23 @@ class SaveSnapshots(SaveCheckpoint):
 class StopWhenAsked(keras.callbacks.Callback):
     """Ends the training at the boundary after a `StopRequest`, before whatever the callbacks behind this one would do.
 
-    Raises `Preempted`.
+    Where several hosts train together, a request to one of them ends all at the same boundary. Raises `Preempted`.
     """
 
-    def __init__(self, request):
+    def __init__(self, request, hosts):
         super().__init__()
-        self.request = request
+        self.request, self.hosts = request, hosts
 
     def on_train_begin(self, logs=None):
-        if self.request.asked:
+        if any(self.hosts.gather(self.request.asked)):
+            self.hosts.part()
             raise Preempted
 
     def on_train_batch_end(self, batch, logs=None):
         self.on_train_begin()
+
+    def on_train_end(self, logs=None):
+        self.hosts.part()
 
 
 class DrawSamples(_Every):

@@ -247,3 +247,37 @@ def test_the_prefix_says_what_a_data_set_is(tmp_path, digits, data_dir):
     with pytest.raises(ValueError, match="--dataset=latents:.* has no spec.json"):
         pipeline.open_dataset(f"latents:{tmp_path}")
     assert pipeline.open_dataset("digits", data_dir).spec("train") == digits.spec("train")
+
+
+@pytest.mark.parametrize("hosts, replicas", [(1, 2), (2, 2), (3, 6), (24, 24)])
+@pytest.mark.parametrize("start_step", [0, 3])
+def test_every_host_reads_its_rows_of_every_batch(squares, hosts, replicas, start_step):
+    stream = dict(global_batch_size=24, start_step=start_step, horizontal_flip=True)
+    whole, own, local = batches(squares, 4, **stream), 24 // hosts, replicas // hosts
+    for host in {0, hosts // 2, hosts - 1}:
+        context = tf.distribute.InputContext(hosts, host, replicas)
+        shares = batches(squares, 4 * local, context=context, **stream)
+        assert {len(array) for share in shares for array in share} == {24 // replicas}
+        for step, batch in enumerate(whole):
+            rows = [np.concatenate(arrays) for arrays in zip(*shares[step * local : (step + 1) * local])]
+            assert_equal([rows], [[array[host * own : (host + 1) * own] for array in batch]])
+
+
+def test_a_host_makes_no_examples_of_other_rows(squares, monkeypatch):
+    made = []
+
+    def counted(encoded, *arguments):
+        tf.py_function(lambda: made.append(1), [], [])
+        return every_nth_pixel(encoded, *arguments)
+
+    monkeypatch.setattr(source_module, "decode_and_crop", counted)
+    shares = batches(squares, 40, global_batch_size=15, context=tf.distribute.InputContext(3, 1, 3))
+    assert sum(len(rows) for _, _, rows in shares) == 200 <= len(made) < 400  # 600 in all; some are made ahead
+
+
+def test_the_stream_has_no_end_that_hosts_would_have_to_ask_about(squares):
+    arguments = dict(image_size=SIZE, global_batch_size=16, seed=0, start_step=0, horizontal_flip=False)
+    for context in (None, tf.distribute.InputContext(2, 1, 2)):
+        stream = pipeline.training_batches(squares, "train", context=context, **arguments)
+        assert stream.cardinality() == tf.data.INFINITE_CARDINALITY
+        assert all(spec.shape.is_fully_defined() for spec in stream.element_spec)

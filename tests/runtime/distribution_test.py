@@ -1,5 +1,6 @@
 """Flags to strategies: replicas that were asked for, and one sentence where it cannot be."""
 
+import json
 import subprocess
 import sys
 
@@ -12,16 +13,20 @@ from dit_tf.runtime.distribution import STRATEGIES, check_batch, is_tpu, make_st
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (dict(name="multi"), "--strategy must be one of auto, one, mirrored, tpu, got 'multi'"),
+        (dict(name="multi"), "--strategy must be one of auto, one, mirrored, multiworker, tpu, got 'multi'"),
         (dict(name="tpu"), "--strategy=tpu needs --tpu=NAME"),
         (dict(name="one", tpu="node"), "--tpu=node goes with --strategy=tpu or auto, got --strategy=one"),
         (dict(name="mirrored", tpu="node"), "--tpu=node goes with --strategy=tpu or auto, got --strategy=mirrored"),
         (dict(tpu="node", logical_cpus=2), "--logical_cpus=2 .* cannot go with --tpu=node"),
         (dict(tpu_zone="us-central2-b"), "--tpu_zone and --tpu_project go with --tpu=NAME, got no --tpu"),
         (dict(logical_cpus=-1), "--logical_cpus must not be negative, got -1"),
+        (dict(name="multiworker"), "--strategy=multiworker goes with train; this command runs on one host"),
+        (dict(name="multiworker", several_hosts=True), "--strategy=multiworker needs .* TF_CONFIG, .* it is not set"),
+        (dict(name="multiworker", tpu="node"), "--tpu=node goes with --strategy=tpu or auto, got --strategy=multi"),
     ],
 )
-def test_combinations_that_cannot_be_are_refused(arguments, message):
+def test_combinations_that_cannot_be_are_refused(monkeypatch, arguments, message):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
     with pytest.raises(ValueError, match=message):
         make_strategy(**arguments)
 
@@ -32,6 +37,20 @@ def test_without_hardware_there_is_one_replica_on_the_cpu():
     assert isinstance(make_strategy("one"), tf.distribute.OneDeviceStrategy)
     assert make_strategy("mirrored").num_replicas_in_sync == 1
     assert not is_tpu(make_strategy())
+
+
+def test_tf_config_is_for_commands_that_can_share_their_work(monkeypatch):
+    monkeypatch.setenv("TF_CONFIG", "damaged")
+    for one_host in (dict(name="auto"), dict(name="one"), dict(name="one", several_hosts=True)):
+        assert make_strategy(**one_host).num_replicas_in_sync == 1
+    for name in ("auto", "multiworker"):
+        with pytest.raises(ValueError, match="TF_CONFIG must be JSON"):
+            make_strategy(name, several_hosts=True)
+    two = {"cluster": {"worker": ["10.0.0.1:1", "10.0.0.2:1"]}, "task": {"type": "worker", "index": 0}}
+    monkeypatch.setenv("TF_CONFIG", json.dumps(two))
+    assert make_strategy().num_replicas_in_sync == 1
+    with pytest.raises(ValueError, match="--logical_cpus=2 goes with one host, got the 2 of TF_CONFIG"):
+        make_strategy(logical_cpus=2, several_hosts=True)
 
 
 @pytest.mark.parametrize("batch, fits", [(4, True), (2, True), (3, False), (0, False), (-2, False)])
@@ -62,4 +81,4 @@ def test_logical_cpus_stand_in_for_replicas(logical_cpus):
     cpus = ["/job:localhost/replica:0/task:0/device:CPU:0", "/job:localhost/replica:0/task:0/device:CPU:1"]
     assert logical_cpus["auto"] == logical_cpus["mirrored"] == ["MirroredStrategy", "2", *cpus]
     assert logical_cpus["one"][:2] == ["OneDeviceStrategy", "1"]
-    assert set(logical_cpus) == set(STRATEGIES) - {"tpu"}
+    assert set(logical_cpus) == set(STRATEGIES) - {"multiworker", "tpu"}
