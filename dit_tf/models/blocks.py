@@ -1,13 +1,17 @@
 """The four block designs of DiT (section 3.2, figure 3) and the decoder after them.
 
 Letters: N batch, T tokens, S condition tokens, D width, h heads, d head size. Norms, softmax and modulation are float32
-whatever the compute dtype. A design is a class with `call(x, c)`; `conditions_on` says what the model hands it as c.
+whatever the compute dtype. A design is a class that gives its `parts`; `conditions_on` says what the model hands
+it as c.
 """
+
+import functools
 
 import keras
 import tensorflow as tf
 
 from dit_tf.models.embeddings import XAVIER
+from dit_tf.models.remat import Part, rematerialised
 
 NORM_EPSILON = 1e-6  # Keras' own default is 1e-3
 
@@ -150,7 +154,8 @@ class Modulation(keras.layers.Layer):
 
 
 class Block(keras.layers.Layer):
-    """What the designs share: self-attention and MLP of one width. qk_norm: of every attention, see `QKNorm`."""
+    """What the designs share: self-attention and MLP of one width, and that tokens pass one part after the other.
+    qk_norm: of every attention, see `QKNorm`."""
 
     conditions_on = None  # "vector": c (N, D) = t_emb + y_emb; "tokens": c (N, 2, D) = [t_emb, y_emb]; None: neither
 
@@ -158,6 +163,12 @@ class Block(keras.layers.Layer):
         super().__init__(**kwargs)
         self.attention = SelfAttention(width, num_heads, qk_norm, dtype=self.dtype_policy, name="attention")
         self.mlp = MLP(width, mlp_ratio, dtype=self.dtype_policy, name="mlp")
+
+    def call(self, x, c=None, remat=False):
+        """x (N, T, D) -> (N, T, D). remat: gradients compute each part anew, see `rematerialised`."""
+        for part in self.parts(c):
+            x = rematerialised(part, x) if remat else part.run(x, *part.conditions)
+        return x
 
 
 def _build(shape, *parts):
@@ -182,9 +193,9 @@ class InContextBlock(Block):
     def build(self, shape):
         _build(shape, self.attention, self.mlp, self.norm_msa, self.norm_mlp)
 
-    def call(self, x, c=None):
-        x = x + self.attention(self.norm_msa(x))
-        return x + self.mlp(self.norm_mlp(x))
+    def parts(self, c):
+        yield Part(lambda x: x + self.attention(self.norm_msa(x)), (self.norm_msa, self.attention))
+        yield Part(lambda x: x + self.mlp(self.norm_mlp(x)), (self.norm_mlp, self.mlp))
 
 
 class CrossAttentionBlock(Block):
@@ -204,10 +215,11 @@ class CrossAttentionBlock(Block):
     def build(self, shape):
         _build(shape, self.attention, self.cross_attention, self.mlp, self.norm_msa, self.norm_cross, self.norm_mlp)
 
-    def call(self, x, c):
-        x = x + self.attention(self.norm_msa(x))
-        x = x + self.cross_attention(self.norm_cross(x), c)
-        return x + self.mlp(self.norm_mlp(x))
+    def parts(self, c):
+        yield Part(lambda x: x + self.attention(self.norm_msa(x)), (self.norm_msa, self.attention))
+        cross = self.norm_cross, self.cross_attention
+        yield Part(lambda x, c: x + self.cross_attention(self.norm_cross(x), c), cross, (c,))
+        yield Part(lambda x: x + self.mlp(self.norm_mlp(x)), (self.norm_mlp, self.mlp))
 
 
 class AdaLNBlock(Block):
@@ -222,10 +234,13 @@ class AdaLNBlock(Block):
     def build(self, shape):
         _build(shape, self.attention, self.mlp, self.modulation)
 
-    def call(self, x, c):
-        shift_msa, scale_msa, shift_mlp, scale_mlp = self.modulation(c)
-        x = x + self.attention(modulate(layer_norm(x), shift_msa, scale_msa))
-        return x + self.mlp(modulate(layer_norm(x), shift_mlp, scale_mlp))
+    def parts(self, c):
+        modulation = self.modulation(c)
+        for layer, conditions in ((self.attention, modulation[:2]), (self.mlp, modulation[2:])):
+            yield Part(functools.partial(self._residual, layer), (layer,), conditions)
+
+    def _residual(self, layer, x, shift, scale):
+        return x + layer(modulate(layer_norm(x), shift, scale))
 
 
 class AdaLNZeroBlock(Block):
@@ -240,10 +255,13 @@ class AdaLNZeroBlock(Block):
     def build(self, shape):
         _build(shape, self.attention, self.mlp, self.modulation)
 
-    def call(self, x, c):
-        shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp = self.modulation(c)
-        x = gated(x, gate_msa, self.attention(modulate(layer_norm(x), shift_msa, scale_msa)))
-        return gated(x, gate_mlp, self.mlp(modulate(layer_norm(x), shift_mlp, scale_mlp)))
+    def parts(self, c):
+        modulation = self.modulation(c)
+        for layer, conditions in ((self.attention, modulation[:3]), (self.mlp, modulation[3:])):
+            yield Part(functools.partial(self._residual, layer), (layer,), conditions)
+
+    def _residual(self, layer, x, shift, scale, gate):
+        return gated(x, gate, layer(modulate(layer_norm(x), shift, scale)))
 
 
 class Decoder(keras.layers.Layer):

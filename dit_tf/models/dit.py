@@ -9,7 +9,6 @@ import tensorflow as tf
 
 from dit_tf.models import blocks
 from dit_tf.models.embeddings import LabelEmbedder, PatchEmbedder, TimestepEmbedder, unpatchify
-from dit_tf.models.remat import rematerialised
 from dit_tf.models.scan import scanned
 
 
@@ -155,7 +154,7 @@ class DiT(keras.Model):
             x = scanned(self.blocks, x, c)
         else:
             for block in self.blocks:
-                x = rematerialised(block, x, c) if remat else block(x, c)
+                x = block(x, c, remat=remat)
         if conditions_on is None:
             x = x[:, 2:]
         x = self.decoder(x, c)  # (N, T, p p out)
