@@ -111,7 +111,7 @@ def test_a_width_is_what_it_would_have_been(run, place, ways, std, step, tmp_pat
         (["--std=nan"], r"^--std must be above 0 and below 0\.2887, got nan\."),
         (
             ["--std=0.005"],
-            r"^--std=0\.005 cannot be made of the 10 snapshot\(s\) up to step 300: .* from 0\.03 to 0\.2",
+            r"^--std=0\.005 cannot be made of the 10 snapshot\(s\) up to step 300 \(its profile .* from 0\.03 to 0\.2",
         ),
         (["--std=0.08", "--step=100"], r"^--step must be that of a snapshot, near it 60, 90, 120, 150, got 100\."),
         (["--decay=0.5"], r"^--decay must be one that the training in .* tracked \(0\.9, 0\.99\), got 0\.5"),
