@@ -18,7 +18,7 @@ from dit_tf import build, flags
 from dit_tf.runtime import model_file
 from dit_tf.runtime.checkpoint import Checkpoints, ema_snapshots
 from dit_tf.training.ema import Exponential, PowerFunction
-from dit_tf.training.post_hoc import matches, widths
+from dit_tf.training.post_hoc import MOST_ERROR, MOST_NOISE, matches, widths
 
 
 def main(options):
@@ -97,9 +97,12 @@ def match(options, config, step, steps):
     if not found.good:
         possible = widths(saved, step)
         what = f"from {possible[0]} to {possible[-1]}" if possible else f"of {shown(config.ema_stds)} alone"
+        why = f"its profile would be met to {found.error:.0%} only, {MOST_ERROR:.0%} is asked for"
+        if found.error <= MOST_ERROR:
+            why = f"rounding would add {found.noise:.1%} to the weights, {MOST_NOISE:.1%} is allowed"
         raise ValueError(
-            f"--std={options.std} cannot be made of the {len(steps)} snapshot(s) up to step {step}: its profile would "
-            f"be met to {found.error:.0%}, and rounding add {found.noise:.1%} to the weights. Take one {what}."
+            f"--std={options.std} cannot be made of the {len(steps)} snapshot(s) up to step {step} ({why}): take one "
+            f"{what}."
         )
     return found
 

@@ -41,8 +41,12 @@ def place(ways):
 
 @pytest.fixture(scope="module")
 def workdir(place, tmp_path_factory):
+    return leave(str(tmp_path_factory.mktemp("run")), place)
+
+
+def leave(path, place):
     """What such a training leaves: snapshots of two widths, and a checkpoint in which each average is elsewhere."""
-    path, texts = str(tmp_path_factory.mktemp("run")), build.model_texts(CONFIG, numbered(10))
+    texts = build.model_texts(CONFIG, numbered(10))
     for step in STEPS:
         averages = {f"ema_std_{std}": place(progress(step, std)) for std in CONFIG.ema_stds}
         ema_snapshots(path).save(step, variables(averages, tf.float16), texts)
@@ -107,7 +111,7 @@ def test_a_width_is_what_it_would_have_been(run, place, ways, std, step, tmp_pat
         (["--std=nan"], r"^--std must be above 0 and below 0\.2887, got nan\."),
         (
             ["--std=0.005"],
-            r"^--std=0\.005 cannot be made of the 10 snapshot\(s\) up to step 300: .* from 0\.03 to 0\.2",
+            r"^--std=0\.005 cannot be made of the 10 snapshot\(s\) up to step 300 \(its profile .* from 0\.03 to 0\.2",
         ),
         (["--std=0.08", "--step=100"], r"^--step must be that of a snapshot, near it 60, 90, 120, 150, got 100\."),
         (["--decay=0.5"], r"^--decay must be one that the training in .* tracked \(0\.9, 0\.99\), got 0\.5"),
@@ -122,6 +126,17 @@ def test_bad_input_is_one_sentence(run, arguments, sentence, tmp_path):
         run(*arguments)
     assert "\n" not in str(error.value)
     assert not os.path.exists(tmp_path / "model.keras")
+
+
+def test_nothing_needs_to_be_on_a_local_disk(run, place, parse, tmp_path):
+    """ram://, which lives in this process, stands in for gs://."""
+    remote, there = leave("ram://ema-test/run", place), "ram://ema-test/model.keras"
+    ema.main(parse(flags.define_ema, f"--workdir={remote}", "--std=0.08", f"--output={there}"))
+    expected = run("--std=0.08")
+    with tf.io.gfile.GFile(there, "rb") as file:
+        (tmp_path / "copy.keras").write_bytes(file.read())
+    for weight in build.load_model(str(tmp_path / "copy.keras")).trainable_variables:
+        np.testing.assert_array_equal(weight, expected[weight.path])
 
 
 @pytest.fixture

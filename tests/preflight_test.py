@@ -53,9 +53,10 @@ def test_a_report_without_a_topology_has_the_counts_alone(run):
 def test_training_from_images_counts_the_encoder_forward_only(run):
     """A sixteenth of the multiply-adds of 256 pixels for 64, but of attention's two products a 256th."""
     images = ["--dataset=imagenet2012", "--vae=sd-vae-ft-ema", "--model=DiT-Mi/4", "--global_batch_size=8"]
-    report, _ = run(*images, "--image_size=64")
+    report, _ = run(*images, "--image_size=64", "--ema_decays=0.99", "--ema_stds=0.05,0.1")
     assert report["encoder_macs"] == (136_361_082_880 - 2 * 1024**2 * 512) // 16 + 2 * 64**2 * 512
     assert report["flops_analytic"] == 2 * 8 * (3 * report["macs"] + report["encoder_macs"])
+    assert report["state_bytes"] == (4 + 3) * 4 * report["parameters"]  # three averages beside the usual one
 
 
 def test_a_flag_file_of_train_is_taken_as_it_is(parse):

@@ -1,5 +1,7 @@
 """Averages of any width from those of two: closed forms, and weights that are known at every step."""
 
+import pathlib
+
 import numpy as np
 import pytest
 
@@ -71,6 +73,17 @@ def test_the_noise_is_that_of_float16(std, rng):
     weights = rng.normal(size=(len(SAVED), 5000))
     rounding = found.coefficients @ (weights.astype(np.float16).astype(np.float64) - weights)
     assert 0.7 * found.noise < rounding.std() < found.noise  # 2^-12 is a little above the rounding of a normal number
+
+
+@pytest.mark.parametrize(
+    "tracked, snapshots", [((0.05, 0.1), 10), ((0.05, 0.1), 40), ((0.05, 0.1), 80), ((0.1,), 40)], ids=str
+)
+def test_the_table_in_the_docs_is_what_is_found(tracked, snapshots):
+    saved = [(step, std) for step in range(1, snapshots + 1) for std in tracked]  # the unit of steps does not matter
+    errors = [f"{100 * m.error:.2g}%" for m in matches(saved, snapshots, [0.02, 0.03, 0.075, 0.15, 0.2])]
+    possible = widths(saved, snapshots)
+    cells = [", ".join(map(str, tracked)), str(snapshots), *errors, f"{possible[0]} to {possible[-1]}"]
+    assert f"| {' | '.join(cells)} |\n" in (pathlib.Path(__file__).parents[2] / "docs" / "ema.md").read_text()
 
 
 def test_widths_end_where_a_match_is_none():
