@@ -46,6 +46,7 @@ def train(options, resources, stop_request):
     check_intervals(options)
     strategy = make_strategy(options.strategy, options.tpu, options.logical_cpus, several_hosts=True)
     hosts = Hosts(strategy)
+    stop_request.listen()
     check_batch("--global_batch_size", options.global_batch_size, strategy)
     check_parts(options, strategy.num_replicas_in_sync)
     source = open_dataset(options.dataset, options.data_dir, unlabelled=options.unconditional)

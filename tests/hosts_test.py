@@ -12,7 +12,6 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 import time
 
 import numpy as np
@@ -154,12 +153,3 @@ def test_ten_kills_of_hosts_that_are_each_started_again_at_once(unbroken, tiny_f
                     process.kill()
         assert_finished_as(training.workdir, unbroken)
         finished += 1
-
-
-def test_without_the_other_hosts_address_there_is_one_sentence():
-    process = subprocess.run(
-        [sys.executable, "-m", "dit_tf.train", "--strategy=multiworker"],
-        capture_output=True, text=True, env=os.environ | {"TF_CONFIG": ""},
-    )  # fmt: skip
-    assert process.returncode == 1 and "Traceback" not in process.stderr
-    assert process.stderr.splitlines()[-1].startswith("dit_tf.train: --strategy=multiworker needs the environment")

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 
 import tensorflow as tf
 
@@ -22,8 +23,8 @@ class Cluster:
 def read_cluster():
     """The Cluster of the environment variable TF_CONFIG, or None where it is not set.
 
-    The host of the job "chief", if there is one, comes first, then those of the job "worker". ValueError where TF_CONFIG
-    is no such thing.
+    The host of the job "chief", if there is one, comes first, then those of the job "worker". ValueError where
+    TF_CONFIG is no such thing.
     """
     text = os.environ.get("TF_CONFIG", "")
     if not text.strip():
@@ -33,7 +34,7 @@ def read_cluster():
         jobs, task = fields["cluster"], fields["task"]
         kind, index = task["type"], task["index"]
         addresses = [address for job in ("chief", "worker") for address in jobs.get(job, [])]
-        well_formed = all(isinstance(address, str) and ":" in address for address in addresses)
+        well_formed = all(re.fullmatch(r"\S+:\d{1,5}", address) for address in addresses)
         others = sorted(set(jobs) - {"chief", "worker"})
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
         well_formed, others = False, []
