@@ -90,7 +90,7 @@ def train(options, resources, stop_request):
     if not hosts.chief:  # the chief writes for all: the weights are the same everywhere
         with damage:
             trainer.fit(batches, [stop_when_asked])
-        return
+        return hosts.part()
 
     saver = resources.enter_context(BackgroundSaver(checkpoints, start))
     with writing_to(workdir):
@@ -130,6 +130,7 @@ def train(options, resources, stop_request):
     path = os.path.join(workdir, "model.keras")
     with writing_to(workdir):
         build.save_model(path, config, spec.classes, trainer.ema_tensors())
+    hosts.part()
     print(f"Finished at step {trainer.current_step()}. Averaged weights: {path}")
 
 

@@ -78,9 +78,10 @@ class Hosts:
         return (self._sum(row).numpy() // (self._strategy.num_replicas_in_sync // self.count)).tolist()
 
     def part(self):
-        """To be called by every host at the end: a host that is gone can no longer be asked for what others still wait
-        for, so none goes before all have come here. Then it is no matter which goes first."""
-        try:
+        """To be called by every host when its work is done: none goes before all have come here. One of `LOST` where
+        another is gone earlier, whose work may have to be done again."""
+        self.gather(0)
+        try:  # a host that goes now can no longer be asked for what others still wait for
             self.gather(0)
         except LOST:
             pass
