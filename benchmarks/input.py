@@ -15,6 +15,11 @@ cores, the seconds of CPU time for an image, workers included, say more than tho
 
 Then latents of 256-pixel images, as dit_tf.encode stores them, through the pipeline of training: shuffled, one of two
 mirrors of each, in batches of 256.
+
+    python benchmarks/input.py --simulate_hosts=8
+
+measures something else: the pipeline of training on one host of eight, which makes examples of its 32 rows of every
+batch of 256, beside a host that is alone. Files and latents are as above.
 """
 
 import importlib.util
@@ -52,6 +57,7 @@ def define_flags(values):
     flags.DEFINE_integer("files", 300, "JPEG files that are made.", flag_values=values)
     flags.DEFINE_integer("batches", 10, f"Batches of {BATCH} in a pass.", flag_values=values)
     flags.DEFINE_integer("latents", 20_480, "Latents that are made and read.", flag_values=values)
+    flags.DEFINE_integer("simulate_hosts", 0, "Instead: the input of one of so many hosts.", flag_values=values)
 
 
 def main(options):
@@ -59,8 +65,12 @@ def main(options):
         raise ValueError("--workers, --turns, --files and --batches must be at least 1.")
     if options.latents < 10 * BATCH:
         raise ValueError(f"--latents must be at least {10 * BATCH}, got {options.latents}.")
+    if options.simulate_hosts < 0 or BATCH % max(1, options.simulate_hosts):
+        raise ValueError(f"--simulate_hosts must divide {BATCH}, got {options.simulate_hosts}.")
     print(f"{os.cpu_count()} cores; load of other programs at the start: {os.getloadavg()[0]:.1f}", flush=True)
     with tempfile.TemporaryDirectory() as directory:
+        if options.simulate_hosts:
+            return one_of_hosts(options, directory)
         images(options, directory)
         latents(options, directory)
 
@@ -159,6 +169,14 @@ def torch_pass(paths, workers):
 
 def latents(options, directory):
     """Stored latents to batches."""
+    write_latents(options, directory)
+    speeds = [latents_per_second(directory, options.latents) for _ in range(options.turns)]
+    spread = f"{min(speeds):.0f} to {max(speeds):.0f}"
+    print(f"{options.latents} latents of 32 x 32 x 8 bfloat16, two mirrors: {statistics.median(speeds):.0f} images/s")
+    print(f"({spread}, {options.turns} turns)")
+
+
+def write_latents(options, directory):
     rng = np.random.default_rng(0)
     spec = LatentSpec(
         dataset="made up", split="train", num_examples=options.latents, classes=numbered(1000), image_size=SIZE,
@@ -171,10 +189,6 @@ def latents(options, directory):
             for i in range(spec.examples_in(shard)):
                 moments = rng.normal(size=(2, *spec.moments_shape)).astype(ml_dtypes.bfloat16)
                 writer.write(f"{shard}-{i}".encode(), int(rng.integers(1000)), *moments)
-    speeds = [latents_per_second(directory, options.latents) for _ in range(options.turns)]
-    spread = f"{min(speeds):.0f} to {max(speeds):.0f}"
-    print(f"{options.latents} latents of 32 x 32 x 8 bfloat16, two mirrors: {statistics.median(speeds):.0f} images/s")
-    print(f"({spread}, {options.turns} turns)")
 
 
 def latents_per_second(directory, count):
@@ -187,6 +201,56 @@ def latents_per_second(directory, count):
     for _ in range(count // BATCH):
         next(batches)
     return count // BATCH * BATCH / (time.perf_counter() - began)
+
+
+def one_of_hosts(options, directory):
+    """What one of several hosts spends on a global batch, beside a host that is alone."""
+    files, stored = (os.path.join(directory, name) for name in ("files", "latents"))
+    os.mkdir(files), os.mkdir(stored)
+    written_files(files, options.files)
+    write_latents(options, stored)
+    print(f"One of {options.simulate_hosts} hosts, global batches of {BATCH}, {options.turns} turns, medians\n")
+    print("| data | hosts | images/s of the host | CPU ms a global batch | beside one host | examples made, of all |")
+    print("|---|---|---|---|---|---|")
+    for title, name in (("JPEG files", f"folder:{files}"), ("latents", f"latents:{stored}")):
+        alone = None
+        for hosts in (1, options.simulate_hosts):
+            turns = [host_pass(name, hosts, options.batches) for _ in range(options.turns)]
+            speed, cost = (statistics.median(column) for column in zip(*turns))
+            alone, made = alone or cost, examples_made(name, hosts, options.batches)
+            print(f"| {title} | {hosts} | {speed:.0f} | {cost:.1f} | {cost / alone:.3f} | {made:.3f} |", flush=True)
+
+
+def host_pass(name, hosts, batches):
+    """A host's images/s, and milliseconds of its CPU time for a global batch."""
+    shares = host_batches(open_dataset(name), hosts)
+    next(shares)  # by now the buffer that records are shuffled in is full
+    began, busy = time.perf_counter(), cpu_seconds()
+    rows = sum(len(next(shares)[2]) for _ in range(batches))
+    return rows / (time.perf_counter() - began), (cpu_seconds() - busy) / batches * 1e3
+
+
+def examples_made(name, hosts, batches):
+    """How many images were decoded, or latents unpacked, for so many global batches, as a share of their rows. A few
+    more than are asked for, since some are made ahead."""
+    source, made = open_dataset(name), []
+    example = source.example
+
+    def counted(*arguments):
+        tf.numpy_function(lambda: made.append(1), [], [])
+        return example(*arguments)
+
+    source.example = counted
+    shares = host_batches(source, hosts)
+    for _ in range(batches):
+        next(shares)
+    return len(made) / (batches * BATCH)
+
+
+def host_batches(source, hosts):
+    context = tf.distribute.InputContext(hosts, hosts // 2, hosts)
+    stream = dict(image_size=SIZE, global_batch_size=BATCH, seed=0, start_step=0, horizontal_flip=True)
+    return iter(training_batches(source, "train", context=context, **stream))
 
 
 def take_turns(programs, turns, count):

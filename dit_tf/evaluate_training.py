@@ -23,9 +23,9 @@ _SEED = 0  # of labels and noise, the same at every step: what changes is the mo
 class TrainingEvaluation:
     """Called with a step, draws --eval_samples images from the averaged weights and gives {name: number}.
 
-    It draws and looks at images on the replicas that train; of several hosts the chief does so alone. What is computed of a step is kept in the work directory
-    until its numbers are there, and of the reference for good, so that a killed run goes on; in the directory of
-    temporary files where the work directory is on gs://.
+    It draws and looks at images on the replicas that train; of several hosts the chief does so alone. What is computed
+    of a step is kept in the work directory until its numbers are there, and of the reference for good, so that a killed
+    run goes on; in the directory of temporary files where the work directory is on gs://.
     """
 
     def __init__(self, options, config, trainer, vae, source, workdir):

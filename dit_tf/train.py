@@ -47,6 +47,7 @@ def train(options, resources, stop_request):
     check_intervals(options)
     strategy = flags.strategy_of(options, several_hosts=True)
     hosts = Hosts(strategy)
+    stop_request.listen()
     check_batch("--global_batch_size", options.global_batch_size, strategy)
     check_parts(options, strategy.num_replicas_in_sync)
     source = open_dataset(options.dataset, options.data_dir, unlabelled=options.unconditional)
@@ -93,7 +94,7 @@ def train(options, resources, stop_request):
     if not hosts.chief:  # the chief writes for all: the weights are the same everywhere
         with damage:
             trainer.fit(batches, [stop_when_asked])
-        return
+        return hosts.part()
 
     saver = resources.enter_context(BackgroundSaver(checkpoints, start))
     snapshot_saver = resources.enter_context(BackgroundSaver(snapshots, start=None, dtype="float16"))
@@ -142,6 +143,7 @@ def train(options, resources, stop_request):
     path = os.path.join(workdir, "model.keras")
     with writing_to(workdir):
         build.save_model(path, config, spec.classes, trainer.ema_tensors())
+    hosts.part()
     print(f"Finished at step {trainer.current_step()}. Averaged weights: {path}")
 
 

@@ -12,7 +12,6 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 import time
 
 import numpy as np
@@ -141,7 +140,8 @@ def test_ten_kills_of_hosts_that_are_each_started_again_at_once(unbroken, tiny_f
                         assert code in (None, 75, -signal.SIGKILL), process.communicate()
                         hosts[index] = training._start(cluster, index)
                 victim = hosts[chance.randrange(2)]
-                if kills < 10 and time.monotonic() > next_kill and victim != 0:
+                written = os.path.exists(training.workdir / "model.keras")  # one that is started now would be alone
+                if kills < 10 and time.monotonic() > next_kill and victim != 0 and not written:
                     before = training.newest()
                     victim.kill()
                     kills, next_kill = kills + 1, time.monotonic() + chance.uniform(2, 45)
@@ -154,12 +154,3 @@ def test_ten_kills_of_hosts_that_are_each_started_again_at_once(unbroken, tiny_f
                     process.kill()
         assert_finished_as(training.workdir, unbroken)
         finished += 1
-
-
-def test_without_the_other_hosts_address_there_is_one_sentence():
-    process = subprocess.run(
-        [sys.executable, "-m", "dit_tf.train", "--strategy=multiworker"],
-        capture_output=True, text=True, env=os.environ | {"TF_CONFIG": ""},
-    )  # fmt: skip
-    assert process.returncode == 1 and "Traceback" not in process.stderr
-    assert process.stderr.splitlines()[-1].startswith("dit_tf.train: --strategy=multiworker needs the environment")

@@ -93,6 +93,7 @@ def test_bad_input_ends_in_one_sentence_without_a_traceback(command, tmp_path):
         ("--accumulation_steps=3", ["--accumulation_steps", "divide", "16", "got 3"]),
         ("--accumulation_steps=0", ["--accumulation_steps", "divide", "16", "got 0"]),
         ("--strategy=several", ["--strategy", "several", "mirrored"]),
+        ("--strategy=multiworker", ["--strategy=multiworker", "TF_CONFIG", "not set"]),
         ("--learning_rate=-1", ["--learning_rate", "positive", "-1"]),
         ("--max_bad_steps=0", ["--max_bad_steps", "at least 1", "got 0"]),
         ("--clip_norm=-1", ["--clip_norm", "positive", "got -1"]),

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 
 import tensorflow as tf
 
@@ -22,8 +23,8 @@ class Cluster:
 def read_cluster():
     """The Cluster of the environment variable TF_CONFIG, or None where it is not set.
 
-    The host of the job "chief", if there is one, comes first, then those of the job "worker". ValueError where TF_CONFIG
-    is no such thing.
+    The host of the job "chief", if there is one, comes first, then those of the job "worker". ValueError where
+    TF_CONFIG is no such thing.
     """
     text = os.environ.get("TF_CONFIG", "")
     if not text.strip():
@@ -33,7 +34,7 @@ def read_cluster():
         jobs, task = fields["cluster"], fields["task"]
         kind, index = task["type"], task["index"]
         addresses = [address for job in ("chief", "worker") for address in jobs.get(job, [])]
-        well_formed = all(isinstance(address, str) and ":" in address for address in addresses)
+        well_formed = all(re.fullmatch(r"\S+:\d{1,5}", address) for address in addresses)
         others = sorted(set(jobs) - {"chief", "worker"})
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
         well_formed, others = False, []
@@ -77,9 +78,10 @@ class Hosts:
         return (self._sum(row).numpy() // (self._strategy.num_replicas_in_sync // self.count)).tolist()
 
     def part(self):
-        """To be called by every host at the end: a host that is gone can no longer be asked for what others still wait
-        for, so none goes before all have come here. Then it is no matter which goes first."""
-        try:
+        """To be called by every host when its work is done: none goes before all have come here. One of `LOST` where
+        another is gone earlier, whose work may have to be done again."""
+        self.gather(0)
+        try:  # a host that goes now can no longer be asked for what others still wait for
             self.gather(0)
         except LOST:
             pass

@@ -100,16 +100,18 @@ def on_replicas(function, strategy):
 def _multiworker(cluster, logical_cpus):
     """Waits until all hosts are there. Between GPUs NCCL sums the gradients, between CPUs a ring over gRPC."""
     if cluster is None:
-        raise ValueError(
-            "--strategy=multiworker needs the environment variable TF_CONFIG, which says who the hosts are; it is not set."
-        )
+        raise ValueError("--strategy=multiworker needs TF_CONFIG, which says who the hosts are, and it is not set.")
+    count, own = len(cluster.addresses), cluster.addresses[cluster.index]
     if logical_cpus:
-        raise ValueError(f"--logical_cpus={logical_cpus} goes with one host, got the {len(cluster.addresses)} of TF_CONFIG.")
-    print(f"Host {cluster.index} of {len(cluster.addresses)}, waiting for all: {', '.join(cluster.addresses)}", flush=True)
+        raise ValueError(f"--logical_cpus={logical_cpus} goes with one host, got the {count} of TF_CONFIG.")
+    print(f"Host {cluster.index} of {count}, waiting for all: {', '.join(cluster.addresses)}", flush=True)
     kinds = tf.distribute.experimental.CommunicationImplementation
     kind = kinds.AUTO if tf.config.list_physical_devices("GPU") else kinds.RING
     options = tf.distribute.experimental.CommunicationOptions(implementation=kind)
-    return tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
+    try:
+        return tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
+    except tf.errors.UnknownError as error:  # all that TensorFlow says where a port is taken
+        raise ValueError(f"TF_CONFIG names {own} for this host, which cannot be opened: {error.message}.") from error
 
 
 def _split_cpu(count):

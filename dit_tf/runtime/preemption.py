@@ -10,8 +10,8 @@ import signal
 import tensorflow as tf
 
 START_AGAIN = 75  # EX_TEMPFAIL of sysexits.h: "a temporary failure, try again later"
-# What is raised where another host of the training, a TPU or a remote disk is gone: that too may pass.
-LOST = (tf.errors.UnavailableError, tf.errors.AbortedError)
+# What is raised where another host of the training, a TPU or a remote disk is gone or silent: that too may pass.
+LOST = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.DeadlineExceededError)
 
 
 class Preempted(Exception):
@@ -29,11 +29,16 @@ class StopRequest:
         self.asked = False
 
     def __enter__(self):
-        self._before = signal.signal(signal.SIGTERM, self._note)
+        self._before = signal.getsignal(signal.SIGTERM)
+        self.listen()
         return self
 
     def __exit__(self, *exception):
         signal.signal(signal.SIGTERM, self._before)
+
+    def listen(self):
+        """Once more, after TensorFlow's server of several hosts has started, which takes the signal for itself."""
+        signal.signal(signal.SIGTERM, self._note)
 
     def _note(self, number, frame):
         self.asked = True

@@ -158,9 +158,6 @@ class StopWhenAsked(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         self.on_train_begin()
 
-    def on_train_end(self, logs=None):
-        self.hosts.part()
-
 
 class DrawSamples(_Every):
     """draw(step) writes a picture of samples from the averaged weights."""

@@ -37,6 +37,8 @@ def test_the_chief_comes_first_and_workers_in_their_order(monkeypatch):
         ('{"cluster": {"worker": ["a:1"]}}', "TF_CONFIG must be JSON such as"),
         (tf_config({"worker": "a:1"}), "TF_CONFIG must be JSON such as"),
         (tf_config({"worker": [1]}), "TF_CONFIG must be JSON such as"),
+        (tf_config({"worker": ["a:one"]}), "TF_CONFIG must be JSON such as"),
+        (tf_config({"worker": ["10.0.0.1"]}), "TF_CONFIG must be JSON such as"),
         (tf_config({"worker": None}), "TF_CONFIG must be JSON such as"),
         (tf_config(["a:1"]), "TF_CONFIG must be JSON such as"),
         (tf_config({"worker": ["a:1"], "ps": ["b:1"]}), "no jobs but chief and worker, got ps"),
