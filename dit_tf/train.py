@@ -6,6 +6,11 @@
 The same command again resumes from the newest checkpoint, bit for bit as if it had never stopped.
 """
 
+if __name__ == "__main__":  # before the seconds that the imports take
+    from dit_tf.runtime import preemption
+
+    preemption.end_at_sigterm()
+
 import contextlib
 import dataclasses
 import os
@@ -25,12 +30,14 @@ from dit_tf.runtime.checkpoint import Checkpoints
 from dit_tf.runtime.distribution import check_batch, make_strategy
 from dit_tf.runtime.image_files import replace_file, write_grid
 from dit_tf.runtime.metrics_log import MetricsLog
-from dit_tf.runtime.peak_flops import measure_peak_flops
+from dit_tf.runtime.peak_flops import peak_flops
 from dit_tf.runtime.preemption import Preempted, StopRequest
 from dit_tf.runtime.workdir import hold, writing_to
 from dit_tf.samplers.generate import in_batches
 from dit_tf.samplers.options import SamplerOptions
 from dit_tf.training import callbacks
+from dit_tf.training.profile import Profile, parse_profile_steps
+from dit_tf.training.throughput import Throughput
 
 SAMPLES_PER_CLASS, MAX_SAMPLES = 5, 50
 
@@ -43,6 +50,7 @@ def main(options):
 def train(options, resources, stop_request):
     """resources: where the work directory's lock and the thread that saves are entered, to end with the run."""
     check_intervals(options)
+    profiled = options.profile_steps and parse_profile_steps(options.profile_steps, options.train_steps)
     strategy = make_strategy(options.strategy, options.tpu, options.logical_cpus)
     check_batch("--global_batch_size", options.global_batch_size, strategy)
     check_parts(options, strategy.num_replicas_in_sync)
@@ -86,9 +94,13 @@ def train(options, resources, stop_request):
         saver.save(step, trainer.checkpoint_state(), texts)
 
     metrics_log = MetricsLog(workdir, start)
-    throughput = callbacks.Throughput(config.global_batch_size, training_flops(trainer.model, 1), measure_peak_flops())
+    throughput = Throughput(
+        config.global_batch_size, strategy.num_replicas_in_sync, training_flops(trainer.model, 1),
+        peak_flops(strategy, config.precision),
+    )  # fmt: skip
     progress = [
         throughput,
+        *([Profile(*profiled, workdir)] if profiled else []),
         callbacks.ProgressBar(throughput),
         callbacks.ReportBadSteps(),
         callbacks.LogMetrics(options.log_every, metrics_log, throughput),
@@ -96,7 +108,7 @@ def train(options, resources, stop_request):
         callbacks.StopWhenAsked(stop_request),
     ]
     if vae is not None or config.codec == "pixels":
-        draw = picture(config, trainer, vae, spec.classes, workdir)
+        draw = picture(config, trainer, vae, spec.classes, workdir, metrics_log)
         progress.append(callbacks.DrawSamples(options.sample_every, draw))
     else:
         print("No pictures will be drawn: that would need --vae.")
@@ -105,7 +117,8 @@ def train(options, resources, stop_request):
         progress.append(callbacks.Evaluate(options.eval_every, evaluation, evaluation.title, metrics_log))
         progress[-1].catch_up(start, options.train_steps)
     try:
-        trainer.fit(batches, progress)
+        with stop_request.noting_interrupts():
+            trainer.fit(batches, progress)
         saver.wait()
     except (KeyboardInterrupt, Preempted):
         save(trainer.current_step())
@@ -213,8 +226,9 @@ def announce(config, trainer, workdir, start):
         print(f"Resuming from step {start}")
 
 
-def picture(config, trainer, vae, classes, workdir):
-    """draw(step): a grid of guided samples from the averaged weights, from the same noise every time."""
+def picture(config, trainer, vae, classes, workdir, metrics_log):
+    """draw(step): a grid of guided samples from the averaged weights, from the same noise every time, into
+    WORKDIR/samples and TensorBoard."""
     per_class = max(1, min(SAMPLES_PER_CLASS, MAX_SAMPLES // config.num_classes))
     labels = [label for _ in range(per_class) for label in range(config.num_classes)][:MAX_SAMPLES]
     guided = trainer.model.null_label is not None
@@ -227,6 +241,7 @@ def picture(config, trainer, vae, classes, workdir):
         path = os.path.join(workdir, "samples", f"{step:08d}.png")
         with writing_to(workdir):
             write_grid(path, drawn.images, [classes.caption(label) for label in labels], min(config.num_classes, 10))
+        metrics_log.picture(step, "samples", path)
 
     return draw
 
