@@ -105,7 +105,7 @@ def test_the_logs_are_means_over_the_execution(one_device, make_trainer, batches
     for name in ("loss", "grad_norm", "quarters"):
         # The mean of four float32 numbers near 1, summed in float32.
         np.testing.assert_allclose(together[name], np.mean([log[name] for log in single], axis=0), rtol=1e-6)
-    assert together["quarters"][1].numpy().sum() == 1.0  # eight examples a step, as shares of the batch
+    assert together["quarters"][1].sum() == 1.0  # eight examples a step, as shares of the batch
 
 
 def test_the_first_ema_is_the_initial_weights_moved_by_one_step(one_device, make_trainer, batches, arrays):
