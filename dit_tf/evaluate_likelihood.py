@@ -13,7 +13,7 @@ from dit_tf.data.class_names import UNLABELLED
 from dit_tf.data.pipeline import examples_in_order, open_dataset
 from dit_tf.runtime.distribution import check_batch
 from dit_tf.runtime.image_files import replace_file
-from dit_tf.runtime.partial_results import PartialResults
+from dit_tf.runtime.partial_results import PartialResults, writing
 from dit_tf.samplers.likelihood import SOLVERS
 from dit_tf.samplers.options import DEFAULT_STEPS
 
@@ -44,14 +44,18 @@ def evaluate_likelihood(options):
     params = build.weights_of(model)
     digest = build.weights_digest(params)
     shared = params, build.encoder_of(vae)
-    partial = PartialResults(options.output + ".partial", dict(provenance, weights=digest, batch=options.batch_size))
+    key = dict(provenance, weights=digest, batch=options.batch_size)
+    with writing(options.output, "--output"):
+        partial = PartialResults(options.output + ".partial", key)
     done = len(partial.batches) * options.batch_size
     kind = dict(image_size=config.image_size, crop=config.crop)
     batches = examples_in_order(source, split, batch_size=options.batch_size, first=done, **kind)
     with tqdm.tqdm(total=count, initial=min(done, count), unit="image", desc="likelihood", dynamic_ncols=True) as bar:
         for first, (batch, labels, _) in zip(range(done, count, options.batch_size), batches):
             wanted = min(len(batch), count - first)
-            partial.append(evaluated(likelihood, shared, batch, labels, options, first, wanted))
+            result = evaluated(likelihood, shared, batch, labels, options, first, wanted)
+            with writing(options.output, "--output"):
+                partial.append(result)
             bar.update(wanted)
     write_metrics(options.output, partial.batches, dict(provenance, weights_sha256=digest))
     partial.remove()

@@ -7,7 +7,6 @@
 Images go to the disk as they are drawn. The same command again, after an interruption, goes on where it stopped.
 """
 
-import contextlib
 import dataclasses
 import json
 import os
@@ -20,6 +19,7 @@ from dit_tf import build, flags
 from dit_tf.runtime.distribution import check_batch
 from dit_tf.runtime.image_files import write_grid
 from dit_tf.runtime.npz_writer import PartialArray
+from dit_tf.runtime.partial_results import writing
 from dit_tf.samplers.drawn_images import DrawnImages
 from dit_tf.samplers.labels import LABEL_POLICIES
 from dit_tf.samplers.options import SamplerOptions
@@ -33,7 +33,7 @@ def main(options):
     drawn = drawn_images(options, strategy, options.labels)
     replicas = strategy.num_replicas_in_sync
     batch_size = min(options.batch_size, -(-drawn.count // replicas) * replicas)
-    with writing(options.output):
+    with writing(options.output, "--output"):
         rows = PartialArray(options.output, drawn.provenance(), (drawn.count, *drawn.shape))
 
     print(plan(drawn.sampler))
@@ -42,12 +42,12 @@ def main(options):
     bar = tqdm.tqdm(total=drawn.count, initial=rows.count, unit="image", desc="sampling", dynamic_ncols=True)
     with bar:
         for images, work in drawn.draws(batch_size, first=rows.count):
-            with writing(options.output):
+            with writing(options.output, "--output"):
                 rows.append(images, note=cost(work, drawn.sampler))
             bar.update(len(images))
     if drawn.sampler.solver.evaluations is None:
         print(report(rows.notes))
-    with writing(options.output):
+    with writing(options.output, "--output"):
         if options.output.endswith(".png"):
             draw_grid(options, drawn, rows)
         else:
@@ -154,18 +154,6 @@ def draw_grid(options, drawn, rows):
     captions = [classes.caption(label) for label in drawn.labels()]
     write_grid(options.output, rows.finished(), captions, columns=len(options.labels) if options.labels else None)
     rows.remove()
-
-
-@contextlib.contextmanager
-def writing(path):
-    """ValueError where a file cannot be written: a full disk, a folder that is another's."""
-    try:
-        yield
-    except OSError as error:
-        raise ValueError(
-            f"--output={path} cannot be written ({error.strerror or error}): make room or give another place; the same "
-            "command goes on where it stopped."
-        ) from error
 
 
 if __name__ == "__main__":

@@ -6,6 +6,11 @@
 The same command again resumes from the newest checkpoint, bit for bit as if it had never stopped.
 """
 
+if __name__ == "__main__":  # before the seconds that the imports take
+    from dit_tf.runtime import preemption
+
+    preemption.end_at_sigterm()
+
 import contextlib
 import dataclasses
 import os
@@ -22,17 +27,19 @@ from dit_tf.models.costs import count_parameters, training_flops
 from dit_tf.pretrained.fine_tuning import start_from
 from dit_tf.runtime.background_saver import BackgroundSaver
 from dit_tf.runtime.checkpoint import Checkpoints, ema_snapshots
-from dit_tf.runtime.cluster import Hosts, check_same_start
+from dit_tf.runtime.cluster import LOST, Hosts, check_same_start
 from dit_tf.runtime.distribution import check_batch, device_names
 from dit_tf.runtime.image_files import replace_file, write_grid
 from dit_tf.runtime.metrics_log import MetricsLog
-from dit_tf.runtime.peak_flops import measure_peak_flops
-from dit_tf.runtime.preemption import LOST, Preempted, StopRequest
+from dit_tf.runtime.peak_flops import peak_flops
+from dit_tf.runtime.preemption import Preempted, StopRequest
 from dit_tf.runtime.workdir import hold, writing_to
 from dit_tf.samplers.generate import in_batches
 from dit_tf.samplers.options import SamplerOptions
 from dit_tf.training import callbacks
 from dit_tf.training.ema import PowerFunction
+from dit_tf.training.profile import Profile, parse_profile_steps
+from dit_tf.training.throughput import Throughput
 
 SAMPLES_PER_CLASS, MAX_SAMPLES = 5, 50
 
@@ -45,6 +52,7 @@ def main(options):
 def train(options, resources, stop_request):
     """resources: where the work directory's lock and the thread that saves are entered, to end with the run."""
     check_intervals(options)
+    profiled = options.profile_steps and parse_profile_steps(options.profile_steps, options.train_steps)
     strategy = flags.strategy_of(options, several_hosts=True)
     hosts = Hosts(strategy)
     stop_request.listen()
@@ -92,7 +100,7 @@ def train(options, resources, stop_request):
     damage = naming_damage(source, config, trainer, options.steps_per_execution, stream)
     stop_when_asked = callbacks.StopWhenAsked(stop_request, hosts)
     if not hosts.chief:  # the chief writes for all: the weights are the same everywhere
-        with damage:
+        with damage, stop_request.noting_interrupts():
             trainer.fit(batches, [stop_when_asked])
         return hosts.part()
 
@@ -110,9 +118,13 @@ def train(options, resources, stop_request):
         snapshot_saver.save(step, trainer.averages_state(PowerFunction), texts)
 
     metrics_log = MetricsLog(workdir, start)
-    throughput = callbacks.Throughput(config.global_batch_size, training_flops(trainer.model, 1), measure_peak_flops())
+    throughput = Throughput(
+        config.global_batch_size, strategy.num_replicas_in_sync, training_flops(trainer.model, 1),
+        peak_flops(strategy, config.precision),
+    )  # fmt: skip
     progress = [
         throughput,
+        *([Profile(*profiled, workdir)] if profiled else []),
         callbacks.ProgressBar(throughput),
         callbacks.ReportBadSteps(),
         callbacks.LogMetrics(options.log_every, metrics_log, throughput),
@@ -120,7 +132,7 @@ def train(options, resources, stop_request):
         stop_when_asked,
     ]
     if vae is not None or config.codec == "pixels":
-        draw = picture(config, trainer, vae, spec.classes, workdir)
+        draw = picture(config, trainer, vae, spec.classes, workdir, metrics_log)
         progress.append(callbacks.DrawSamples(options.sample_every, draw))
     else:
         print("No pictures will be drawn: that would need --vae.")
@@ -132,7 +144,7 @@ def train(options, resources, stop_request):
         progress.append(callbacks.SaveSnapshots(options.ema_snapshot_every, save_snapshot))
         progress[-1].catch_up(start, options.train_steps, snapshots.steps())
     try:
-        with damage:
+        with damage, stop_request.noting_interrupts():
             trainer.fit(batches, progress)
         saver.wait()
         snapshot_saver.wait()
@@ -256,8 +268,9 @@ def announce(config, trainer, workdir, start):
         print(f"Resuming from step {start}")
 
 
-def picture(config, trainer, vae, classes, workdir):
-    """draw(step): a grid of guided samples from the averaged weights, from the same noise every time."""
+def picture(config, trainer, vae, classes, workdir, metrics_log):
+    """draw(step): a grid of guided samples from the averaged weights, from the same noise every time, into
+    WORKDIR/samples and TensorBoard."""
     per_class = max(1, min(SAMPLES_PER_CLASS, MAX_SAMPLES // config.num_classes))
     labels = [label for _ in range(per_class) for label in range(config.num_classes)][:MAX_SAMPLES]
     guided = trainer.model.null_label is not None
@@ -270,6 +283,7 @@ def picture(config, trainer, vae, classes, workdir):
         path = os.path.join(workdir, "samples", f"{step:08d}.png")
         with writing_to(workdir):
             write_grid(path, drawn.images, [classes.caption(label) for label in labels], min(config.num_classes, 10))
+        metrics_log.picture(step, "samples", path)
 
     return draw
 

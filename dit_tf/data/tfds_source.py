@@ -65,8 +65,8 @@ def _builder(name, data_dir):
             f"dit_tf.encode wrote), got {name!r} ({hint})."
         ) from error
     except (ValueError, AssertionError) as error:  # a name that cannot be parsed, an unknown config or version
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"--dataset={name} cannot be opened by TensorFlow Datasets: {reason}") from error
+        reason = str(error).splitlines()[0].split(" Here are")[0].rstrip(".")  # names that are near, often none
+        raise ValueError(f"--dataset={name} cannot be opened by TensorFlow Datasets: {reason}.") from error
 
 
 def _check_features(builder):

@@ -169,8 +169,14 @@ class GaussianDiffusion:
 
     def training_losses(self, model_fn, x, seeds):
         """`losses_at` a timestep and a noise of each row's own, both from `seeds`; x (N, H, W, C) are clean images."""
-        t = seeds.integers(Stream.TIME, self.num_timesteps)
-        return self.losses_at(model_fn, x, t, seeds.normal(Stream.NOISE, x.shape[1:]))
+        return self.losses_at(model_fn, x, self._training_t(seeds), seeds.normal(Stream.NOISE, x.shape[1:]))
+
+    def quarter(self, seeds):
+        """(N,) int32, 0 to 3: the quarter of 0 .. T - 1 that holds each row's timestep in `training_losses`."""
+        return 4 * self._training_t(seeds) // self.num_timesteps
+
+    def _training_t(self, seeds):
+        return seeds.integers(Stream.TIME, self.num_timesteps)
 
     def losses_at(self, model_fn, x, t, noise):
         """{"loss", "mse", "vb"}, each (N,) float32: loss = mse + vb; without a learned variance there is no "vb".

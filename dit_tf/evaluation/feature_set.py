@@ -9,6 +9,7 @@ import numpy as np
 import tqdm
 
 from dit_tf.runtime.npz_writer import PartialArray
+from dit_tf.runtime.partial_results import writing
 
 _ROWS = 1024  # that are hashed at a time
 
@@ -37,14 +38,17 @@ class FeatureSet:
 def extract_features(extractor, images, path, description):
     """The `FeatureSet` of an image set (count, batches, provenance), kept at PATH.partial.
 
-    Where another run has begun the same it goes on behind its images.
+    Where another run has begun the same it goes on behind its images. ValueError where the disk has no room.
     """
     key = dict(images.provenance(), **extractor.facts)
-    rows = PartialArray(path, key, (images.count, sum(extractor.widths)), np.float32)
+    with writing(path):
+        rows = PartialArray(path, key, (images.count, sum(extractor.widths)), np.float32)
     bar = tqdm.tqdm(total=images.count, initial=rows.count, unit="image", desc=description, dynamic_ncols=True)
     with bar:
         if rows.count < images.count:
             for batch in images.batches(extractor.batch_size, first=rows.count):
-                rows.append(extractor(batch))
+                features = extractor(batch)
+                with writing(path):
+                    rows.append(features)
                 bar.update(len(batch))
     return FeatureSet(rows.finished(), extractor.widths, rows)

@@ -6,7 +6,8 @@ import sys
 
 from absl import app, flags, logging
 
-from dit_tf.runtime.preemption import LOST, START_AGAIN, Preempted
+from dit_tf.runtime.cluster import LOST
+from dit_tf.runtime.preemption import START_AGAIN, Preempted
 
 FLAGS = flags.FLAGS
 

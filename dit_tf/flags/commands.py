@@ -56,6 +56,9 @@ def define_train(values):
     define.float("keep_checkpoint_hours", None, "One checkpoint of every so many hours stays too, for good; 0: none.")
     define.integer("max_bad_steps", 10, "Stop after so many steps in a row whose loss or gradient is not finite.")
     define.integer("log_every", 100, "Steps between lines of metrics.jsonl.")
+    define.list(
+        "profile_steps", None, "FIRST,LAST: trace the executions that hold these steps into WORKDIR/profile, for XProf."
+    )
     define.integer("sample_every", 5000, "Steps between pictures of samples; 0: none.")
     define.integer("eval_every", 0, "Steps between evaluations of the averaged weights; 0: none.")
     define.integer("eval_samples", 10_000, "Images that an evaluation draws, with random labels.")

@@ -7,8 +7,8 @@ import re
 
 import tensorflow as tf
 
-from dit_tf.runtime.preemption import LOST
-
+# What is raised where another host of the training, a TPU or a remote disk is gone or silent: that may pass.
+LOST = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.DeadlineExceededError)
 _EXAMPLE = '{"cluster": {"worker": ["10.0.0.1:2222", "10.0.0.2:2222"]}, "task": {"type": "worker", "index": 0}}'
 
 

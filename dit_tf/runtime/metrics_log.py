@@ -32,6 +32,14 @@ class MetricsLog:
                     for name, value in values.items():
                         tf.summary.scalar(name, value)
 
+    def picture(self, step, name, path):
+        """A PNG file to TensorBoard, where it is installed."""
+        if self._writer is None:
+            return
+        with writing_to(self.workdir), self._writer.as_default(step=step):
+            image = tf.io.decode_png(tf.io.read_file(path))
+            tf.summary.image(name, image[None])
+
     def has(self, step, name):
         """Whether a value of that name was written at that step."""
         if not tf.io.gfile.exists(self.path):

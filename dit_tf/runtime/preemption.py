@@ -1,21 +1,25 @@
-"""A polite request to end, SIGTERM, which is also how the preemption of a spot machine arrives.
+"""Polite requests to end: SIGTERM, which is also how the preemption of a spot machine arrives, and Ctrl-C.
 
 Thirty seconds before Google Cloud takes a spot or preemptible machine away, it presses the machine's power button
 (ACPI G2); the operating system then shuts down, and sends SIGTERM to every process. Whatever starts trainings should
 start them again, with the same command, where they end with `START_AGAIN`.
 """
 
+import contextlib
+import os
 import signal
 
-import tensorflow as tf
-
 START_AGAIN = 75  # EX_TEMPFAIL of sysexits.h: "a temporary failure, try again later"
-# What is raised where another host of the training, a TPU or a remote disk is gone or silent: that too may pass.
-LOST = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.DeadlineExceededError)
 
 
 class Preempted(Exception):
     """Raised where a run has ended itself because it was asked to; the same command goes on."""
+
+
+def end_at_sigterm():
+    """For the time before there is a `StopRequest`, such as that of the imports: SIGTERM ends the process at once, as
+    one to be started again."""
+    signal.signal(signal.SIGTERM, lambda number, frame: os._exit(START_AGAIN))
 
 
 class StopRequest:
@@ -26,7 +30,7 @@ class StopRequest:
     """
 
     def __init__(self):
-        self.asked = False
+        self.asked = self.interrupted = False
 
     def __enter__(self):
         self._before = signal.getsignal(signal.SIGTERM)
@@ -42,3 +46,29 @@ class StopRequest:
 
     def _note(self, number, frame):
         self.asked = True
+
+    @contextlib.contextmanager
+    def noting_interrupts(self):
+        """Inside, the first Ctrl-C is only noted too: `interrupted`. The next raises KeyboardInterrupt at once."""
+        self.interrupted = False
+        before = signal.signal(signal.SIGINT, self._note_interrupt)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    def _note_interrupt(self, number, frame):
+        if self.interrupted:
+            raise KeyboardInterrupt
+        self.interrupted = True
+        # Not by print, which may be what was interrupted.
+        os.write(2, b"\nStopping after this execution of steps; Ctrl-C again stops at once.\n")
+
+    def check(self, gather=lambda number: [number]):
+        """Raises `Preempted` or KeyboardInterrupt where that was asked for. gather(number) -> that of every host, for
+        all of them to end together."""
+        asked = max(gather(2 * self.asked + self.interrupted))
+        if asked >= 2:
+            raise Preempted
+        if asked:
+            raise KeyboardInterrupt

@@ -3,16 +3,16 @@
 Each callback fires at the first execution boundary at or after a multiple of its `every` steps.
 """
 
-import math
 import sys
-import time
 
 import keras
+import numpy as np
 import tqdm
 
 from dit_tf.runtime.preemption import Preempted
+from dit_tf.training.quarters import quarter_means
 
-_BAD_STEPS = ("bad_steps", "first_bad_step")  # in the logs beside the means
+_COUNTS = ("steps", "bad_steps", "first_bad_step", "waited")  # in the logs beside the means
 
 
 class _Every(keras.callbacks.Callback):
@@ -33,34 +33,10 @@ class _Every(keras.callbacks.Callback):
             self.fire(step, logs)
 
 
-class Throughput(keras.callbacks.Callback):
-    """Measures images per second of the step alone: without compilation, checkpoints and pictures."""
-
-    def __init__(self, global_batch_size, flops_per_image, peak_flops):
-        super().__init__()
-        self.global_batch_size, self.flops_per_image, self.peak_flops = global_batch_size, flops_per_image, peak_flops
-        self.images_per_second = self.mfu = None
-        self.compiled = False
-
-    def on_train_batch_begin(self, batch, logs=None):
-        self.began, self.began_at = time.perf_counter(), self.model.completed_steps
-
-    def on_train_batch_end(self, batch, logs=None):
-        float(logs["loss"])  # waits for the device
-        images = (self.model.completed_steps - self.began_at) * self.global_batch_size
-        if self.compiled:
-            self.images_per_second = images / (time.perf_counter() - self.began)
-            self.mfu = self.images_per_second * self.flops_per_image / self.peak_flops
-        self.compiled = True
-
-    def values(self):
-        return {} if self.mfu is None else {"images_per_second": self.images_per_second, "mfu": self.mfu}
-
-
 class ProgressBar(keras.callbacks.Callback):
     def __init__(self, throughput):
         super().__init__()
-        self.throughput = throughput
+        self.throughput, self.bar = throughput, None
 
     def on_train_begin(self, logs=None):
         first, total = self.model.completed_steps, self.model.stop_step
@@ -69,16 +45,19 @@ class ProgressBar(keras.callbacks.Callback):
         )
 
     def on_train_batch_end(self, batch, logs=None):
-        rates = self.throughput.values()
+        rates = self.throughput.rates(self.throughput.latest)
         shown = {"loss": f"{float(logs['loss']):.4f}"}
         if rates:
-            shown |= {"images/s": f"{rates['images_per_second']:.0f}", "MFU": f"{rates['mfu']:.0%}"}
+            shown |= {"images/s": f"{rates['images_per_second']:.0f}", "input wait": f"{rates['input_wait_share']:.0%}"}
+        if "mfu" in rates:
+            shown |= {"MFU": f"{rates['mfu']:.0%}"}
         self.bar.set_description("training", refresh=False)
         self.bar.set_postfix(shown, refresh=False)
         self.bar.update(self.model.completed_steps - self.bar.n)
 
     def on_train_end(self, logs=None):
-        self.bar.close()
+        if self.bar is not None:
+            self.bar.close()
 
 
 class ReportBadSteps(keras.callbacks.Callback):
@@ -92,8 +71,9 @@ class ReportBadSteps(keras.callbacks.Callback):
 
 
 class LogMetrics(_Every):
-    """The means since the last line, with rates where they are known, to a `MetricsLog`. Steps that were not applied
-    are not in the means: how many they were, and which was the first, stands beside them where there are any."""
+    """The means over the steps since the last line, with rates where they are known, to a `MetricsLog`. Steps that were
+    not applied are not in the means: how many they were, and which was the first, stands beside them where there are
+    any."""
 
     def __init__(self, every, metrics_log, throughput):
         super().__init__(every)
@@ -101,22 +81,24 @@ class LogMetrics(_Every):
         self._begin()
 
     def _begin(self):
-        self.sums, self.executions, self.bad_steps, self.first_bad_step = {}, 0, 0, 0
+        self.sums, self.good_steps, self.bad_steps, self.first_bad_step = {}, 0, 0, 0
 
     def on_train_batch_end(self, batch, logs=None):
         self.first_bad_step = self.first_bad_step or int(logs["first_bad_step"])
         self.bad_steps += int(logs["bad_steps"])
-        if math.isfinite(logs["loss"]):  # of an execution without a good step there is no mean
-            means = {name: float(value) for name, value in logs.items() if name not in _BAD_STEPS}
-            self.sums = {name: self.sums.get(name, 0.0) + value for name, value in means.items()}
-            self.executions += 1
+        good_steps = int(logs["steps"]) - int(logs["bad_steps"])
+        if good_steps:
+            means = {name: np.float64(value) for name, value in logs.items() if name not in _COUNTS}
+            self.sums = {name: self.sums.get(name, 0.0) + good_steps * mean for name, mean in means.items()}
+            self.good_steps += good_steps
         super().on_train_batch_end(batch, logs)
 
     def fire(self, step, logs):
-        values = {name: value / self.executions for name, value in self.sums.items()}
+        quarters = quarter_means(self.sums.pop("quarters", ()))
+        values = {name: float(value / self.good_steps) for name, value in self.sums.items()} | quarters
         if self.bad_steps:
             values |= {"bad_steps": self.bad_steps, "first_bad_step": self.first_bad_step}
-        self.metrics_log.write(step, values | self.throughput.values())
+        self.metrics_log.write(step, values | self.throughput.line())
         self._begin()
 
 
@@ -143,7 +125,8 @@ class SaveSnapshots(SaveCheckpoint):
 class StopWhenAsked(keras.callbacks.Callback):
     """Ends the training at the boundary after a `StopRequest`, before whatever the callbacks behind this one would do.
 
-    Where several hosts train together, a request to one of them ends all at the same boundary. Raises `Preempted`.
+    Where several hosts train together, a request to one of them ends all at the same boundary. Raises `Preempted`, or
+    after Ctrl-C KeyboardInterrupt.
     """
 
     def __init__(self, request, hosts):
@@ -151,9 +134,11 @@ class StopWhenAsked(keras.callbacks.Callback):
         self.request, self.hosts = request, hosts
 
     def on_train_begin(self, logs=None):
-        if any(self.hosts.gather(self.request.asked)):
+        try:
+            self.request.check(self.hosts.gather)
+        except (Preempted, KeyboardInterrupt):
             self.hosts.part()
-            raise Preempted
+            raise
 
     def on_train_batch_end(self, batch, logs=None):
         self.on_train_begin()

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from dit_tf.runtime.seeds import RowSeeds, Stream
 from dit_tf.training.ema import Exponential, ema_update
+from dit_tf.training.quarters import SHAPE, by_quarter
 
 
 class State(NamedTuple):
@@ -37,9 +38,9 @@ class TrainStep:
 
     def loss_and_gradients(self, params, frozen, batch, seed, step):
         """params: list; frozen: the codec's encoder; batch: examples (N, ...) that the codec encodes, labels (N,) and
-        places in the global batch (N,) int32; seed int64 and step int32 scalars -> ({name: mean over the batch}, dense
-        gradients). The randomness of a row is a function of (seed, step, place in the global batch), so it does not
-        matter which replica holds it, nor which part of the batch."""
+        places in the global batch (N,) int32; seed int64 and step int32 scalars -> ({name: mean over the batch} and
+        its "quarters", see `by_quarter`; dense gradients). The randomness of a row is a function of (seed, step, place
+        in the global batch), so it does not matter which replica holds it, nor which part of the batch."""
         if self.accumulation_steps == 1:
             return self._of_part(params, frozen, batch, seed, step)
         parts = [self._split(x) for x in batch]
@@ -48,7 +49,7 @@ class TrainStep:
             part = self._of_part(params, frozen, [x[i] for x in parts], seed, step)
             return i + 1, tf.nest.map_structure(tf.add, sums, part)
 
-        zeros = {name: tf.zeros(()) for name in self.process.loss_names}, [tf.zeros_like(p) for p in params]
+        zeros = self._zero_losses(), [tf.zeros_like(p) for p in params]
         count = self.accumulation_steps
         _, sums = tf.while_loop(lambda i, _: i < count, add, (tf.constant(0), zeros), maximum_iterations=count)
         return tf.nest.map_structure(lambda value: value / count, sums)
@@ -71,6 +72,7 @@ class TrainStep:
                 lambda x_t, t: self.call_with(self.model, params, (x_t, t, y)), x, seeds
             )
             losses = {name: tf.reduce_mean(term) for name, term in terms.items()}
+        losses["quarters"] = by_quarter(terms["loss"], self.process.quarter(seeds))
         gradients = tape.gradient(losses["loss"], params, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         return losses, [tf.convert_to_tensor(g) for g in gradients]  # the label table's gradient comes as IndexedSlices
 
@@ -78,10 +80,12 @@ class TrainStep:
         """A State that has `value`, a list, in all of its places."""
         return State(value, value, value, value, (value,) * len(self.averages))
 
-    @property
-    def log_names(self):
-        """The keys of what `update` logs, known before anything is traced."""
-        return (*self.process.loss_names, "grad_norm")
+    def _zero_losses(self):
+        return {name: tf.zeros(()) for name in self.process.loss_names} | {"quarters": tf.zeros(SHAPE)}
+
+    def zero_logs(self):
+        """What `update` logs, all 0, before anything is traced: where sums over steps begin."""
+        return self._zero_losses() | {"grad_norm": tf.zeros(())}
 
     def update(self, state, losses, gradients, step):
         """Losses and gradients are means over all replicas; step int32 counts the updates from 1 -> (State, losses

@@ -122,28 +122,26 @@ class DiTTrainer(keras.Model):
         def run_steps(iterator, count, completed, bad_in_a_row):
             self.num_traces += 1
 
-            def one_step(i, sums, bad):
-                logs = strategy.run(self.train_step, args=(next(iterator),))
+            def one_step(i, sums, bad, waited):
+                batch, wait = _timed_next(iterator)
+                logs = strategy.run(self.train_step, args=(batch,))
                 logs = {name: strategy.experimental_local_results(value)[0] for name, value in logs.items()}
                 good = is_finite(logs)
                 sums = {name: sums[name] + tf.where(good, value, 0.0) for name, value in logs.items()}
-                return i + 1, sums, bad.after(completed + i + 1, good)
+                return i + 1, sums, bad.after(completed + i + 1, good), waited + wait
 
-            def unfinished(i, _, bad):
+            def unfinished(i, sums, bad, waited):
                 return (i < count) & (bad.in_a_row < self.max_bad_steps)
 
-            zeros = {name: tf.zeros(()) for name in self.functions.log_names}
             none = BadSteps(tf.constant(0), tf.constant(0), bad_in_a_row)
-            taken, sums, bad = tf.while_loop(unfinished, one_step, (tf.constant(0), zeros, none))
+            start = tf.constant(0), self.functions.zero_logs(), none, tf.constant(0.0, tf.float64)
+            taken, sums, bad, waited = tf.while_loop(unfinished, one_step, start)
             good_steps = tf.cast(taken - bad.bad_steps, tf.float32)
-            return taken, {name: value / good_steps for name, value in sums.items()}, bad
+            return taken, {name: value / good_steps for name, value in sums.items()}, bad, waited
 
         def train_function(iterator):
-            # Executions end at multiples of steps_per_execution, wherever the run was resumed.
-            to_boundary = self.steps_per_execution - self.completed_steps % self.steps_per_execution
-            count = min(to_boundary, self.stop_step - self.completed_steps)
-            completed = tf.constant(self.completed_steps)
-            taken, logs, bad = run_steps(iterator, tf.constant(count), completed, self.bad_in_a_row)
+            count, completed = self.end_of_execution() - self.completed_steps, tf.constant(self.completed_steps)
+            taken, logs, bad, waited = run_steps(iterator, tf.constant(count), completed, self.bad_in_a_row)
             self.completed_steps, self.bad_in_a_row = self.completed_steps + int(taken), bad.in_a_row
             if int(bad.in_a_row) >= self.max_bad_steps:
                 raise ValueError(
@@ -151,10 +149,16 @@ class DiTTrainer(keras.Model):
                     f"{self.completed_steps - self.max_bad_steps + 1} on; none of them was applied. Try --clip_norm=1, "
                     "a lower --learning_rate or --precision=float32, with another --workdir."
                 )
-            return logs | {"bad_steps": bad.bad_steps, "first_bad_step": bad.first_bad_step}
+            counts = {"steps": taken, "bad_steps": bad.bad_steps, "first_bad_step": bad.first_bad_step}
+            return logs | counts | {"waited": waited}
 
         self.train_function = train_function
         return train_function
+
+    def end_of_execution(self):
+        """The step that the next execution ends at: a multiple of steps_per_execution, wherever the run was resumed."""
+        boundary = (self.completed_steps // self.steps_per_execution + 1) * self.steps_per_execution
+        return min(boundary, self.stop_step)
 
     def fit(self, dataset, callbacks=()):
         """Train from the present step to `stop_step`. The data set must begin at the present step."""
@@ -163,7 +167,12 @@ class DiTTrainer(keras.Model):
             return
         since_boundary = self.completed_steps % self.steps_per_execution
         steps = self.stop_step - self.completed_steps + since_boundary
-        super().fit(dataset, steps_per_epoch=steps, verbose=0, callbacks=list(callbacks), shuffle=False)
+        try:
+            super().fit(dataset, steps_per_epoch=steps, verbose=0, callbacks=list(callbacks), shuffle=False)
+        except BaseException:
+            for callback in callbacks:  # to close what they have open: Keras calls it where nothing was raised
+                callback.on_train_end()
+            raise
 
     def _maybe_symbolic_build(self, *args, **kwargs):
         """Keras would call the model once on made-up data, which fails with several workers; all is built already."""
@@ -171,3 +180,17 @@ class DiTTrainer(keras.Model):
 
 def _tensors(variables):
     return [tf.convert_to_tensor(v.value) for v in variables]
+
+
+def _timed_next(iterator):
+    """The next global batch, and how many seconds there was nothing to compute on for lack of it, float64 scalar.
+
+    A step of the loop in the graph begins when the loss of the one before it is known, since whether to go on depends
+    on it. So from here until the batch has come, the devices have nothing to do but to copy it.
+    """
+    with tf.device("CPU:0"):
+        began = tf.timestamp()
+    with tf.control_dependencies([began]):
+        batch = next(iterator)
+    with tf.control_dependencies(tf.nest.flatten(batch, expand_composites=True)), tf.device("CPU:0"):
+        return batch, tf.timestamp() - began

@@ -44,12 +44,19 @@ class Transport:
 
     def training_losses(self, model_fn, x, seeds):
         """`losses_at` a time and a noise of each row's own, both from `seeds`; x (N, H, W, C) are data."""
+        return self.losses_at(model_fn, x, self._training_t(seeds), seeds.normal(Stream.NOISE, x.shape[1:]))
+
+    def quarter(self, seeds):
+        """(N,) int32, 0 to 3: the quarter of [0, 1] that holds each row's time in `training_losses`."""
+        return tf.minimum(tf.cast(4.0 * self._training_t(seeds), tf.int32), 3)
+
+    def _training_t(self, seeds):
         if self.time_distribution == "logit_normal":
             u = tf.sigmoid(seeds.normal(Stream.TIME))
         else:
             u = seeds.uniform(Stream.TIME)
         start, end = self.train_interval
-        return self.losses_at(model_fn, x, start + (end - start) * u, seeds.normal(Stream.NOISE, x.shape[1:]))
+        return start + (end - start) * u
 
     def losses_at(self, model_fn, x, t, noise):
         """{"loss", "mse"}, each (N,) float32, means over H, W, C; mse is the squared error without its weight.

@@ -161,7 +161,7 @@ def test_near_names_are_listed(tmp_path):
 
 @pytest.mark.parametrize("name", ["no such data set", "mnist/no_such_config", "mnist:99.0.0"])
 def test_a_name_that_tfds_cannot_open_is_named(tmp_path, name):
-    with pytest.raises(ValueError, match=f"--dataset={name} cannot be opened"):
+    with pytest.raises(ValueError, match=rf"^--dataset={name} cannot be opened by TensorFlow Datasets: .+\w\.$"):
         tfds_source.open_tfds(name, tmp_path)
 
 

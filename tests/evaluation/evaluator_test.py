@@ -1,6 +1,8 @@
 """Claims of the evaluation as a whole: ADM's numbers of ADM's images, whatever the batch, the order and the kills."""
 
+import errno
 import json
+import os
 import pathlib
 
 import numpy as np
@@ -137,6 +139,21 @@ def test_it_goes_on_where_it_stopped_and_leaves_nothing(pixels, tmp_path, rng):
     assert (reference.read, samples.read) == (30, 30 - 14)  # what two batches of 7 have given is not read again
     evaluator.remove()
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith("m.")] == []
+
+
+def test_a_full_disk_is_one_sentence(pixels, tmp_path, rng, monkeypatch):
+    def full(file):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    images = Images(rng.integers(0, 256, (20, 4, 4, 1)).astype(np.uint8))
+    evaluator = Evaluator(pixels, None, images, partial=str(tmp_path / "m"))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(ValueError, match=r"^/.* cannot be written \(No space left on device\): make room .*\.$"):
+            evaluator(images)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"^/.*/file/m.* cannot be written \("):
+        Evaluator(pixels, None, images, partial=str(tmp_path / "file" / "m"))(images)
 
 
 def test_one_reference_serves_many_sets(pixels, tmp_path, rng):

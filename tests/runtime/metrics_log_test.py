@@ -3,6 +3,7 @@
 import importlib.util
 import json
 
+import numpy as np
 import pytest
 import tensorflow as tf
 
@@ -46,12 +47,17 @@ def test_tensorboard_gets_the_same_numbers(tmp_path):
     log = MetricsLog(str(tmp_path), 0)
     log.write(10, {"loss": 0.25})
     log.write(20, {"loss": 0.125})
+    picture = np.random.default_rng(0).integers(0, 256, (3, 5, 3)).astype(np.uint8)
+    (tmp_path / "picture.png").write_bytes(tf.io.encode_png(picture).numpy())
+    log.picture(20, "samples", str(tmp_path / "picture.png"))
     (events,) = tmp_path.glob("events.out.tfevents.*")
     found = {
-        (event.step, value.tag): float(tf.make_ndarray(value.tensor))
+        (event.step, value.tag): tf.make_ndarray(value.tensor)
         for event in tf.compat.v1.train.summary_iterator(str(events))
         for value in event.summary.value
     }
+    _, _, shown = found.pop((20, "samples"))  # width, height, PNG
+    np.testing.assert_array_equal(tf.io.decode_png(shown), picture)
     assert found == {(10, "loss"): 0.25, (20, "loss"): 0.125}
 
 

@@ -13,6 +13,7 @@ from dit_tf import build
 from dit_tf.runtime.metrics_log import MetricsLog
 from dit_tf.training import callbacks
 from dit_tf.training.optimizer import AdamW
+from dit_tf.training.throughput import Throughput
 from dit_tf.training.train_step import State, TrainStep
 
 
@@ -27,6 +28,9 @@ class Spoilt:
         bad = tf.reduce_any(tf.equal(seeds.step + 1, self.bad_steps))
         terms = self.process.training_losses(model_fn, x, seeds)
         return terms | {"loss": terms["loss"] * tf.where(bad, np.nan, 1.0)}
+
+    def quarter(self, seeds):
+        return self.process.quarter(seeds)
 
 
 @pytest.fixture(scope="module")
@@ -92,17 +96,19 @@ def test_steps_per_execution_change_nothing_and_means_leave_bad_steps_out(make, 
 
 @pytest.mark.parametrize("steps_per_execution", [1, 4, 10])
 def test_too_many_in_a_row_stop_the_run_at_the_last_of_them(make, batches, steps_per_execution):
-    """Two and then three: the second row is too long, wherever executions end."""
+    """Two and then three: the second row is too long, wherever executions end. The bar is closed all the same."""
     trainer = make([1, 2, 4, 5, 6], stop_step=10, steps_per_execution=steps_per_execution, max_bad_steps=3)
+    progress = callbacks.ProgressBar(Throughput(8, 1, 1.0, 1.0))
     with pytest.raises(ValueError, match="3 steps in a row was not finite, from step 4 on.*--clip_norm=1"):
-        trainer.fit(batches())
+        trainer.fit(batches(), [progress])
+    assert progress.bar.disable  # what tqdm is when it is closed
     assert trainer.current_step() == trainer.completed_steps == 6
 
 
 def test_a_line_of_metrics_and_one_to_stderr_tell_of_bad_steps(make, batches, tmp_path, monkeypatch):
     trainer, stderr = make([3, 4], steps_per_execution=2), io.StringIO()
     monkeypatch.setattr(callbacks.sys, "stderr", stderr)
-    rates = callbacks.Throughput(8, 1.0, 1.0)
+    rates = Throughput(8, 1, 1.0, 1.0)
     trainer.fit(
         batches(), [rates, callbacks.ReportBadSteps(), callbacks.LogMetrics(2, MetricsLog(str(tmp_path), 0), rates)]
     )

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -60,6 +61,18 @@ def make_trainer(config, awaken):
         return trainer
 
     return make
+
+
+@pytest.fixture(scope="session")
+def seen_logs():
+    """seen_logs(trainer, dataset) -> the logs of every execution of a `fit`."""
+
+    def fit(trainer, dataset):
+        seen = []
+        trainer.fit(dataset, [keras.callbacks.LambdaCallback(on_train_batch_end=lambda _, logs: seen.append(logs))])
+        return seen
+
+    return fit
 
 
 @pytest.fixture(scope="session")

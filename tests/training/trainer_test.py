@@ -90,14 +90,16 @@ def test_a_run_goes_on_with_its_blocks_as_one_loop(one_device, make_trainer, bat
         np.testing.assert_allclose(resumed[name], expected, rtol=0, atol=tolerance, err_msg=name)
 
 
-def test_two_replicas_take_the_step_of_one(make_trainer, batches, arrays, one_device):
+def test_two_replicas_take_the_step_of_one(make_trainer, batches, arrays, one_device, seen_logs):
     """After one step m = 0.1 gradient, so every gradient is compared; the sums over the batch differ in their order."""
     one, two = (
         make_trainer(one_device, stop_step=1),
         make_trainer(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]), 1),
     )
-    one.fit(batches())
-    two.fit(batches())
+    (expected,), (actual,) = seen_logs(one, batches()), seen_logs(two, batches())
+    for name in ("loss", "grad_norm", "quarters"):
+        np.testing.assert_allclose(actual[name], expected[name], rtol=1e-5, err_msg=name)
+    np.testing.assert_array_equal(actual["quarters"][1], expected["quarters"][1])  # how many there are: eighths
     expected, actual = arrays(one), arrays(two)
     slots = [name for name in expected if name.startswith("m/")]
     assert all(np.abs(expected[name]).max() > 0 for name in slots)
@@ -114,7 +116,7 @@ def test_two_replicas_take_the_step_of_one(make_trainer, batches, arrays, one_de
 
 
 def test_the_step_reduces_once_over_replicas(make_trainer, batches):
-    """Gradients and the loss terms in one batched call, nothing else."""
+    """Gradients, the loss terms and the loss by quarter in one batched call, nothing else."""
     trainer = make_trainer(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]), stop_step=1)
     calls = []
     reduce = trainer.distribute_strategy.extended._batch_reduce_to
@@ -125,20 +127,19 @@ def test_the_step_reduces_once_over_replicas(make_trainer, batches):
 
     trainer.distribute_strategy.extended._batch_reduce_to = counting
     trainer.fit(batches())
-    assert calls == [len(trainer.model.trainable_variables) + 3]
+    assert calls == [len(trainer.model.trainable_variables) + 4]
 
 
-def test_the_logs_are_means_over_the_execution(one_device, make_trainer, batches):
-    import keras
+def test_the_logs_are_means_over_the_execution(one_device, make_trainer, batches, seen_logs):
+    def logs(steps_per_execution):
+        trainer = make_trainer(one_device, stop_step=4, steps_per_execution=steps_per_execution)
+        return seen_logs(trainer, batches())
 
-    def losses(steps_per_execution):
-        trainer, seen = make_trainer(one_device, stop_step=4, steps_per_execution=steps_per_execution), []
-        log = keras.callbacks.LambdaCallback(on_train_batch_end=lambda _, logs: seen.append(float(logs["loss"])))
-        trainer.fit(batches(), [log])
-        return seen
-
-    # The mean of four float32 numbers near 1, summed in float32.
-    np.testing.assert_allclose(np.mean(losses(1)), losses(4), rtol=1e-6)
+    single, (together,) = logs(1), logs(4)
+    for name in ("loss", "grad_norm", "quarters"):
+        # The mean of four float32 numbers near 1, summed in float32.
+        np.testing.assert_allclose(together[name], np.mean([log[name] for log in single], axis=0), rtol=1e-6)
+    assert together["quarters"][1].sum() == 1.0  # eight examples a step, as shares of the batch
 
 
 def test_the_first_ema_is_the_initial_weights_moved_by_one_step(one_device, make_trainer, batches, arrays):
