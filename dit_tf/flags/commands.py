@@ -68,7 +68,7 @@ def define_train(values):
     define.integer("steps_per_execution", 50, "Steps per call of the compiled function.")
     define.bool("xla", True, "Compile the step with XLA (always on a TPU).")
     define.bool("remat", False, "Compute each block's activations twice: a fraction of the memory, 1.33 of the FLOPs.")
-    define.bool("scan_blocks", False, "The blocks as one loop: --remat, and no more to compile for more blocks.")
+    define.bool("scan_blocks", False, "The blocks as one loop, of which the compiler sees one; includes --remat.")
     define.integer("accumulation_steps", 1, "Parts that a replica's batch is computed in; gradients are their mean.")
     define_devices(define)
 

@@ -62,7 +62,7 @@ def plain(official):
 
 @pytest.mark.parametrize("options", [_REMAT, _SCAN], ids=["remat", "scan"])
 def test_compiled_outputs_and_gradients_from_golden_weights_are_those_without(official, plain, options):
-    """XLA fuses each differently; 1e-5 is what the project asks for, 5e-7 was seen."""
+    """XLA fuses each differently; 1e-5 is what the project asks for, 2e-7 was seen."""
     (out, gradients), (out_again, again) = plain, _compiled(official, options)
     np.testing.assert_allclose(out_again, out, rtol=0, atol=1e-5 * np.abs(out).max())
     assert max(_distances(again, gradients)) <= 1e-5
