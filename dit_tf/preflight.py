@@ -24,7 +24,7 @@ from dit_tf.preflight_table import compiled_rows, compiled_table, count_table, w
 from dit_tf.runtime.tpu_chips import parse_topology
 from dit_tf.runtime.tpu_compiler import TooLarge
 from dit_tf.samplers.options import SamplerOptions
-from dit_tf.train import check_parts
+from dit_tf.train_options import check_parts
 
 _MOST_PER_CORE = 1024  # examples; of --suggest_batch
 

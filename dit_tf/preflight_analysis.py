@@ -15,7 +15,7 @@ from dit_tf.models.autoencoder_kl import SCALING_FACTOR
 from dit_tf.models.costs import abstract, count_macs, count_macs_of, count_parameters
 from dit_tf.models.dit import BLOCKS, SIZES, name_of, size_of
 from dit_tf.preflight_programs import Program, traceable
-from dit_tf.train import run_config
+from dit_tf.train_options import run_config
 
 _STATE_COPIES = 4  # weights, both moments of AdamW, EMA, and the averages beside it: float32 all of them
 ASSUMED = "0" * 64  # the encoder's digest of latents that are not there

@@ -12,19 +12,14 @@ if __name__ == "__main__":  # before the seconds that the imports take
     preemption.end_at_sigterm()
 
 import contextlib
-import dataclasses
 import os
 
 import tensorflow as tf
 
 from dit_tf import build, flags
-from dit_tf.config import RunConfig
-from dit_tf.data.class_names import UNLABELLED
 from dit_tf.data.pipeline import first_damaged, open_dataset, training_batches
 from dit_tf.evaluate_training import TrainingEvaluation
-from dit_tf.models.autoencoder_kl import SCALING_FACTOR
 from dit_tf.models.costs import count_parameters, training_flops
-from dit_tf.pretrained.fine_tuning import start_from
 from dit_tf.runtime.background_saver import BackgroundSaver
 from dit_tf.runtime.checkpoint import Checkpoints, ema_snapshots
 from dit_tf.runtime.cluster import LOST, Hosts, check_same_start
@@ -36,6 +31,7 @@ from dit_tf.runtime.preemption import Preempted, StopRequest
 from dit_tf.runtime.workdir import hold, writing_to
 from dit_tf.samplers.generate import in_batches
 from dit_tf.samplers.options import SamplerOptions
+from dit_tf.train_options import check_intervals, check_parts, check_same_run, default_workdir, initialise, run_config
 from dit_tf.training import callbacks
 from dit_tf.training.ema import PowerFunction
 from dit_tf.training.profile import Profile, parse_profile_steps
@@ -157,86 +153,6 @@ def train(options, resources, stop_request):
         build.save_model(path, config, spec.classes, trainer.ema_tensors())
     hosts.part()
     print(f"Finished at step {trainer.current_step()}. Averaged weights: {path}")
-
-
-def run_config(options, spec, vae):
-    """Flags, data set and autoencoder -> RunConfig: what is left open by the flags comes from the data set."""
-    flagged = {f.name: getattr(options, f.name) for f in dataclasses.fields(RunConfig) if hasattr(options, f.name)}
-    latents = bool(spec.vae_sha256)
-    if latents and spec.scaling_factor != SCALING_FACTOR:
-        raise ValueError(f"{options.dataset} has latents to be scaled by {spec.scaling_factor}, not {SCALING_FACTOR}.")
-    if vae is not None and spec.channels != 3:
-        raise ValueError(f"--vae needs images of 3 channels; {options.dataset} has {spec.channels}: leave --vae out.")
-    if latents and options.image_size not in (None, spec.image_size):
-        raise ValueError(f"--image_size of {options.dataset} must be {spec.image_size}, got {options.image_size}.")
-    flagged["horizontal_flip"] = spec.horizontal_flip if options.horizontal_flip is None else options.horizontal_flip
-    flagged["learn_sigma"] = options.objective == "ddpm" if options.learn_sigma is None else options.learn_sigma
-    if spec.classes == UNLABELLED:
-        flagged["class_dropout_prob"] = 0.0  # there is no label to drop
-    return RunConfig(
-        **flagged
-        | dict(
-            image_size=options.image_size or spec.image_size or 256,
-            channels=spec.channels,
-            num_classes=spec.num_classes,
-            codec="vae" if latents or vae is not None else "pixels",
-            vae_sha256=spec.vae_sha256 or (vae.encoder_sha256() if vae is not None else ""),
-            init_from="",
-        )
-    )
-
-
-def initialise(config, model, classes, path):
-    """Begin with the weights of `path` -> the configuration that says so."""
-    source = build.load_model(path)
-    same_classes = classes == build.load_classes(path)
-    sentence = start_from(model, source, same_classes)
-    print(f"Beginning with the weights of {path}: {sentence}")
-    return dataclasses.replace(config, init_from=build.weights_digest(build.weights_of(source)))
-
-
-def default_workdir(config):
-    name = config.model.replace("DiT", "SiT") if config.objective == "flow" else config.model
-    data = config.dataset.rstrip("/").split("/")[-1].split(":")[-1]
-    return f"runs/{data}-{name.replace('/', '-')}"
-
-
-def check_intervals(options):
-    """ValueError unless every periodic event falls on the end of an execution."""
-    for name in ("steps_per_execution", "train_steps", "checkpoint_every", "log_every", "max_bad_steps"):
-        if getattr(options, name) < 1:
-            raise ValueError(f"--{name} must be at least 1, got {getattr(options, name)}.")
-    if options.ema_snapshot_every < 0:
-        raise ValueError(f"--ema_snapshot_every must be at least 1, or 0 for none, got {options.ema_snapshot_every}.")
-    for name in ("checkpoint_every", "log_every", "sample_every", "eval_every", "ema_snapshot_every"):
-        if getattr(options, name) % options.steps_per_execution:
-            raise ValueError(
-                f"--{name} must be a multiple of --steps_per_execution ({options.steps_per_execution}), got "
-                f"{getattr(options, name)}."
-            )
-
-
-def check_parts(options, replicas):
-    """ValueError unless a replica's share of the batch can be computed in --accumulation_steps equal parts."""
-    share = options.global_batch_size // replicas
-    if options.accumulation_steps < 1 or share % options.accumulation_steps:
-        raise ValueError(
-            f"--accumulation_steps must divide the examples of a replica ({share} of --global_batch_size="
-            f"{options.global_batch_size}), got {options.accumulation_steps}."
-        )
-
-
-def check_same_run(config, checkpoints):
-    """ValueError where the work directory belongs to a training of another configuration."""
-    text = checkpoints.read_text(build.RUN)
-    if text is None:
-        return
-    differences = config.differences(RunConfig.from_json(text))
-    if differences:
-        raise ValueError(
-            f"--workdir={checkpoints.workdir} holds a run of another configuration ({'; '.join(differences)}): repeat "
-            "its flags to resume it, or choose another --workdir."
-        )
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from dit_tf import build, flags, train
+from dit_tf import build, flags, train_options
 from dit_tf.config import RunConfig
 from dit_tf.data.class_names import imagenet
 from dit_tf.data.source import DatasetSpec
@@ -29,10 +29,10 @@ def header(name):
 def config_of(parse, name):
     """As train resolves it, with the latents of ImageNet in the place of the images."""
     options = parse(flags.define_train, f"--flagfile={_FLAGS / name}.flags", "--dataset=latents:somewhere")
-    train.check_intervals(options)
+    train_options.check_intervals(options)
     size = int(re.search(r"imagenet(\d+)", name)[1])
     spec = DatasetSpec(1281167, size, 3, imagenet(), True, vae_sha256="0" * 64, scaling_factor=0.18215)
-    return train.run_config(options, spec, None), options
+    return train_options.run_config(options, spec, None), options
 
 
 def test_there_is_a_preset_for_every_row():
@@ -76,7 +76,7 @@ def test_the_header_has_commands_that_parse(parse, name):
 
 def test_images_without_an_autoencoder_are_diffused_as_pixels(parse):
     options = parse(flags.define_train, f"--flagfile={_FLAGS / 'dit-s-2-imagenet256'}.flags", "--vae=")
-    assert train.run_config(options, _IMAGENET, None) == RunConfig(
+    assert train_options.run_config(options, _IMAGENET, None) == RunConfig(
         **vars(RunConfig()) | dict(
             dataset="imagenet2012", image_size=256, channels=3, num_classes=1000, horizontal_flip=True, model="DiT-S/2"
         )

@@ -16,6 +16,7 @@ import time
 import tensorflow as tf
 
 from dit_tf.runtime.checksums import CHECKSUMS, check_checksums, has_checksums, write_checksums
+from dit_tf.runtime.cluster import LOST
 from dit_tf.runtime.workdir import is_remote, reason, writing_to
 
 _VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"  # how TensorFlow ends the names of variables in its files
@@ -86,6 +87,8 @@ class Checkpoints:
                 differences = _differences(prefix, state, partial)
                 if not differences:
                     tf.train.Checkpoint(state=state).read(prefix).assert_existing_objects_matched().expect_partial()
+            except LOST:
+                raise  # the disk does not answer, which says nothing of what lies there
             except _UNREADABLE as error:
                 failures.append(f"{self.path(step)} ({reason(error)})")
                 continue
@@ -121,6 +124,8 @@ class Checkpoints:
             if tf.io.gfile.exists(path):
                 try:
                     check_checksums(self.path(step), only=name)
+                except LOST:
+                    raise
                 except _UNREADABLE:
                     continue  # `restore` will report it
                 with tf.io.gfile.GFile(path) as file:

@@ -90,6 +90,18 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(checkpoints, caplog):
     assert "00000002 (state.data-00000-of-00001 does not match its SHA-256)" in caplog.text
 
 
+def test_a_disk_that_does_not_answer_is_no_damaged_checkpoint(checkpoints, monkeypatch):
+    """Going back to an older one would lose steps; the training ends, to be started again."""
+
+    def unavailable(*_, **__):
+        raise tf.errors.UnavailableError(None, None, "try again later")
+
+    monkeypatch.setattr("dit_tf.runtime.checkpoint.check_checksums", unavailable)
+    for attempt in (lambda: checkpoints.restore(state_of(0)), lambda: checkpoints.read_text("run.json")):
+        with pytest.raises(tf.errors.UnavailableError):
+            attempt()
+
+
 def test_one_of_every_so_many_hours_stays(checkpoints, monkeypatch):
     several, now = Checkpoints(checkpoints.workdir, keep=1, keep_hours=1), time.time()
     for step in (3, 4, 5):
