@@ -70,7 +70,7 @@ def lines_of(record, flops_note=""):
         yield f"  refused by the compiler after {record['compile_seconds']:.0f} s"
         return
     state, others = record["state_bytes"], record["argument_bytes"] - record["state_bytes"]
-    held = f"weights, both moments of AdamW and EMA {size_text(state)}, other arguments" if state else "arguments"
+    held = f"weights, both moments of AdamW and averages {size_text(state)}, other arguments" if state else "arguments"
     yield f"  {held} {size_text(others)}"
     fullest = size_text(record["temporaries_explained_bytes"])
     yield f"  temporaries {size_text(record['temporary_bytes'])}; at the fullest moment, of {fullest}, the largest are"
