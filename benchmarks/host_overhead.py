@@ -92,7 +92,7 @@ def main(options):
 
         return tf.while_loop(lambda i, loss: (i < steps) & (loss < 1e9), body, (0, tf.constant(0.0)))[1]
 
-    rates = Throughput(config.global_batch_size, strategy.num_replicas_in_sync, training_flops(model, 1), None)
+    rates = Throughput(config.global_batch_size, 1, training_flops(model, 1), None)
     turns = Turns(steps, lambda: float(loop(batch)))
     with tempfile.TemporaryDirectory() as workdir:
         log = callbacks.LogMetrics(spe, MetricsLog(workdir, 0), rates)

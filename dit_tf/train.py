@@ -26,7 +26,7 @@ from dit_tf.runtime.cluster import LOST, Hosts, check_same_start
 from dit_tf.runtime.distribution import check_batch, device_names
 from dit_tf.runtime.image_files import replace_file, write_grid
 from dit_tf.runtime.metrics_log import MetricsLog
-from dit_tf.runtime.peak_flops import peak_flops
+from dit_tf.runtime.peak_flops import count_chips, peak_flops
 from dit_tf.runtime.preemption import Preempted, StopRequest
 from dit_tf.runtime.workdir import hold, writing_to
 from dit_tf.samplers.generate import in_batches
@@ -115,7 +115,7 @@ def train(options, resources, stop_request):
 
     metrics_log = MetricsLog(workdir, start)
     throughput = Throughput(
-        config.global_batch_size, strategy.num_replicas_in_sync, training_flops(trainer.model, 1),
+        config.global_batch_size, count_chips(strategy), training_flops(trainer.model, 1),
         peak_flops(strategy, config.precision),
     )  # fmt: skip
     progress = [

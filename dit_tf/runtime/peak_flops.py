@@ -32,6 +32,13 @@ def peak_flops(strategy, dtype):
     return measure_peak_flops(dtype) * (replicas if on_gpu else replicas // len(devices))
 
 
+def count_chips(strategy):
+    """Of a strategy: GPUs, TPU chips, of which v2 and v3 have two replicas each, or parts of a CPU. On a TPU of unknown
+    kind the replicas."""
+    kind = tpu_kind() if is_tpu(strategy) else None
+    return strategy.num_replicas_in_sync / (CHIPS[kind].cores if kind else 1)
+
+
 def tpu_kind():
     """A key of `CHIPS`, or None where this machine has no TPU, or one that is not in the table."""
     for device in sorted(_PCI.glob("*")):

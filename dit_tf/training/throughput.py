@@ -21,13 +21,13 @@ class Span:
 class Throughput(keras.callbacks.Callback):
     """Measures the steps alone: without compilation, checkpoints, pictures and evaluations.
 
-    flops_per_image: of a train step. peak_flops: of all devices together, or None where that is not known. A replica is
-    a GPU, a TPU chip, on v2 and v3 a TPU core (half a chip), or the whole CPU.
+    chips: see `count_chips`. flops_per_image: of a train step. peak_flops: of all devices together, or None where that
+    is not known.
     """
 
-    def __init__(self, global_batch_size, replicas, flops_per_image, peak_flops):
+    def __init__(self, global_batch_size, chips, flops_per_image, peak_flops):
         super().__init__()
-        self.global_batch_size, self.replicas = global_batch_size, replicas
+        self.global_batch_size, self.chips = global_batch_size, chips
         self.flops_per_image, self.peak_flops = flops_per_image, peak_flops
         self.compiled = False
         self.latest = self.since_line = Span()
@@ -56,7 +56,7 @@ class Throughput(keras.callbacks.Callback):
         logged = {
             "steps_per_second": span.steps / span.seconds,
             "images_per_second": images,
-            "images_per_second_per_replica": images / self.replicas,
+            "images_per_second_per_chip": images / self.chips,
             "input_wait_share": span.waited / span.seconds,
         }
         if self.peak_flops is not None:

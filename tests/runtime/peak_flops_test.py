@@ -65,3 +65,8 @@ def test_a_tpu_has_the_figure_of_its_kind(monkeypatch, tmp_path, numbers, kind, 
     monkeypatch.setattr(peak_flops, "is_tpu", lambda strategy: True)
     assert peak_flops.tpu_kind() == kind
     assert peak_flops.peak_flops(devices(8, "/TPU:0"), "float32") == (kind and pytest.approx(8e12 * tflops))
+    assert peak_flops.count_chips(devices(8, "/TPU:0")) == (4 if kind in ("v2", "v3") else 8)
+
+
+def test_other_devices_are_chips_by_themselves():
+    assert peak_flops.count_chips(devices(4, "/GPU:0", "/GPU:1", "/GPU:2", "/GPU:3")) == 4

@@ -109,14 +109,14 @@ def test_rates_follow_from_steps_and_seconds(lines):
     assert "steps_per_second" not in lines[0][0]  # compiling
     for line in lines[0][1:]:
         steps, images = line["steps_per_second"], line["images_per_second"]
-        assert images == pytest.approx(8 * steps) and line["images_per_second_per_replica"] == pytest.approx(4 * steps)
+        assert images == pytest.approx(8 * steps) and line["images_per_second_per_chip"] == pytest.approx(4 * steps)
         assert line["mfu"] == pytest.approx(images * 5 / 1e6)
 
 
 def test_a_line_has_the_rates_since_the_line_before_and_no_mfu_without_a_peak():
     rates = Throughput(4, 2, 5.0, None)
     rates.since_line = Span(10, 2.0, 0.5) + Span(10, 3.0, 0.5)
-    expected = {"steps_per_second": 4.0, "images_per_second": 16.0, "images_per_second_per_replica": 8.0}
+    expected = {"steps_per_second": 4.0, "images_per_second": 16.0, "images_per_second_per_chip": 8.0}
     assert rates.line() == expected | {"input_wait_share": 0.2}
     assert rates.line() == {}
 
