@@ -111,7 +111,7 @@ def print_analysis(config, report, encodes):
     if encodes:
         print(f"  encoder          {report['encoder_macs']:>20,} multiply-adds besides; --dataset=latents:DIR has none")
     print(f"  FLOPs of a step  {report['flops_analytic']:>20,} for {config.global_batch_size} images, 3 forward passes")
-    print(f"  state            {report['state_bytes']:>20,} bytes on each core: weights, two moments, averages; float32")
+    print(f"  state            {report['state_bytes']:>20,} bytes a core: weights, two moments, averages, in float32")
 
 
 def print_without_compiler(where, report):
