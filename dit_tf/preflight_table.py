@@ -41,7 +41,7 @@ def compiled_rows(config, topology, more, compile_one, path):
 
     config: of which the model is replaced; more: what else a program depends on; compile_one(config) -> record.
     """
-    settings = {name: value for name, value in dataclasses.asdict(config).items() if name != "model"} | more
+    settings = json.loads(dataclasses.replace(config, model="").to_json()) | more  # as they are read back
     rows = _read(path)
     for model in PUBLISHED:
         key = dict(model=model, topology=topology, settings=settings)
