@@ -97,9 +97,8 @@ def strategy_of(options, several_hosts=False):
     for name in _PATHS:
         if name in options:
             check_path(have, name, options[name].value)
-    print(line(have))
     if options.tpu:
-        print(table(have), flush=True)  # before it is sought, which may take long
+        print(line(have), table(have), sep="\n", flush=True)  # before it is sought, which may take long
     return make_strategy(
         options.strategy,
         options.tpu,

@@ -11,7 +11,10 @@ from dit_tf.runtime.workdir import reason, writing_to
 
 
 def parse_profile_steps(texts, train_steps):
-    """["100", "110"] -> (100, 110). ValueError where it is no range of steps, or begins behind the last step."""
+    """["100", "110"] -> (100, 110), nothing -> None. ValueError where it is no range of steps, or begins behind the
+    last step."""
+    if not texts:
+        return None
     try:
         first, last = map(int, texts)
     except ValueError:
