@@ -93,7 +93,7 @@ def test_two_hosts_compute_what_one_does(unbroken, trained):
 def test_the_chief_alone_writes(unbroken):
     assert (unbroken / "samples" / f"{STEPS:08d}.png").read_bytes().startswith(b"\x89PNG")
     there = {re.sub(r"events\..*", "events", name) for name in os.listdir(unbroken)}
-    assert there - {"events"} == {"checkpoints", "flags.txt", "lock", "metrics.jsonl", "model.keras", "samples"}
+    assert there - {"events"} == {"checkpoints", "ema", "flags.txt", "lock", "metrics.jsonl", "model.keras", "samples"}
     assert len([name for name in os.listdir(unbroken) if name.startswith("events.")]) <= 1
 
 
