@@ -26,7 +26,7 @@ from dit_tf import build, score_digits
 from dit_tf.data.pipeline import open_dataset
 from dit_tf.evaluation.class_agreement import class_agreement, train_classifier
 from dit_tf.flags import run
-from dit_tf.runtime.image_files import replace_file
+from dit_tf.runtime.output_files import replace_file
 from dit_tf.runtime.partial_results import PartialResults
 from dit_tf.samplers.generate import in_batches
 from dit_tf.samplers.options import SamplerOptions

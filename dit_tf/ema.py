@@ -17,7 +17,7 @@ import dit_tf
 from dit_tf import build, flags
 from dit_tf.runtime import model_file
 from dit_tf.runtime.checkpoint import Checkpoints, ema_snapshots
-from dit_tf.training.ema import Exponential, PowerFunction
+from dit_tf.training.ema import LARGEST_STD, Exponential, PowerFunction
 from dit_tf.training.post_hoc import MOST_ERROR, MOST_NOISE, matches, widths
 
 
@@ -51,8 +51,8 @@ def check_options(options):
         raise ValueError("--workdir must be given: the work directory of a training.")
     if (options.std is None) == (options.decay is None):
         raise ValueError("--std or --decay must be given, and not both: the length of the average.")
-    if options.std is not None and not 0.0 < options.std < 12**-0.5:
-        raise ValueError(f"--std must be above 0 and below {12**-0.5:.4f}, got {options.std}.")
+    if options.std is not None and not 0.0 < options.std < LARGEST_STD:
+        raise ValueError(f"--std must be above 0 and below {LARGEST_STD:.4f}, got {options.std}.")
     if options.decay is not None and options.step is not None:
         raise ValueError(f"--step goes with --std, got --step={options.step} with --decay={options.decay}.")
     if not options.output.endswith(".keras") or os.path.isdir(options.output):

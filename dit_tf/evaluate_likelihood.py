@@ -1,6 +1,5 @@
 """Bits per dimension of real images: what `python -m dit_tf.evaluate --likelihood` does."""
 
-import json
 import math
 
 import numpy as np
@@ -12,8 +11,8 @@ from dit_tf import build, flags
 from dit_tf.data.class_names import UNLABELLED
 from dit_tf.data.pipeline import examples_in_order, open_dataset
 from dit_tf.runtime.distribution import check_batch
-from dit_tf.runtime.image_files import replace_file
-from dit_tf.runtime.partial_results import PartialResults, writing
+from dit_tf.runtime.output_files import write_json, writing
+from dit_tf.runtime.partial_results import PartialResults
 from dit_tf.samplers.likelihood import SOLVERS
 from dit_tf.samplers.options import DEFAULT_STEPS
 
@@ -136,7 +135,7 @@ def write_metrics(path, batches, provenance):
     error = float(bits.std(ddof=1) / math.sqrt(len(bits))) if len(bits) > 1 else None
     provenance = dict(provenance, function_evaluations=float(evaluations.mean()))
     metrics = dict(bits_per_dim=float(bits.mean()), bits_per_dim_standard_error=error, provenance=provenance)
-    replace_file(path, (json.dumps(metrics, indent=1) + "\n").encode())
+    write_json(path, metrics)
     print(f"{len(bits)} images, {evaluations.mean():.1f} function evaluations per image")
     spread = f" +- {error:.4f} (standard error)" if error else ""
     print(f"bits per dimension {bits.mean():.4f}{spread}: {path}")

@@ -1,6 +1,5 @@
 """ADM's five numbers of samples against a reference: what `python -m dit_tf.evaluate` does unless told otherwise."""
 
-import json
 import os
 import platform
 
@@ -16,7 +15,7 @@ from dit_tf.evaluation.image_folder import ImageFolder
 from dit_tf.evaluation.npz_file import NpzImages
 from dit_tf.evaluation.references import Reference
 from dit_tf.runtime.distribution import check_batch
-from dit_tf.runtime.image_files import replace_file
+from dit_tf.runtime.output_files import write_json
 from dit_tf.sample import drawn_images, plan
 
 IMAGES = "an .npz as ADM publishes or --make_reference writes, a folder of PNG files, or a data set"
@@ -43,7 +42,7 @@ def evaluate_samples(options):
     scores = evaluator(samples)
     provenance["features_sha256"] = evaluator.features_sha256
     metrics = dict(scores.numbers(), provenance=provenance)
-    replace_file(options.output, (json.dumps(metrics, indent=1) + "\n").encode())
+    write_json(options.output, metrics)
     evaluator.remove()
     print(scores.table())
     for doubt in scores.doubts():

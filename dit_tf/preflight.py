@@ -20,7 +20,8 @@ from dit_tf.flags.preflight import PROGRAMS
 from dit_tf.preflight_analysis import ASSUMED, all_models, analysis, analytic_flops, configuration
 from dit_tf.preflight_programs import Program, compile_alone, missing_compiler
 from dit_tf.preflight_report import fits_record, lines_of, pace_of, remedies, size_text, too_large_record
-from dit_tf.preflight_table import compiled_rows, compiled_table, count_table, write_json
+from dit_tf.preflight_table import compiled_rows, compiled_table, count_table
+from dit_tf.runtime.output_files import write_json
 from dit_tf.runtime.tpu_chips import parse_topology
 from dit_tf.runtime.tpu_compiler import TooLarge
 from dit_tf.samplers.options import SamplerOptions

@@ -5,7 +5,7 @@ import json
 import os
 
 from dit_tf.models.dit import SIZES
-from dit_tf.runtime.image_files import replace_file
+from dit_tf.runtime.output_files import write_json
 
 PUBLISHED = [f"DiT-{size}/{patch}" for size in ("S", "B", "L", "XL") for patch in sorted(SIZES[size].patch_sizes)[::-1]]
 _SAME = ("model", "topology", "settings")  # what a row is of
@@ -49,10 +49,6 @@ def compiled_rows(config, topology, more, compile_one, path):
             rows.append(compile_one(dataclasses.replace(config, model=model)) | key)
             write_json(path, rows)
     return [row for row in rows if row["topology"] == topology and row["settings"] == settings]
-
-
-def write_json(path, content):
-    replace_file(path, (json.dumps(content, indent=1) + "\n").encode())
 
 
 def _read(path):

@@ -19,7 +19,7 @@ from dit_tf import build, flags
 from dit_tf.runtime.distribution import check_batch
 from dit_tf.runtime.image_files import write_grid
 from dit_tf.runtime.npz_writer import PartialArray
-from dit_tf.runtime.partial_results import writing
+from dit_tf.runtime.output_files import writing
 from dit_tf.samplers.drawn_images import DrawnImages
 from dit_tf.samplers.labels import LABEL_POLICIES
 from dit_tf.samplers.options import SamplerOptions

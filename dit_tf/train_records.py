@@ -13,8 +13,9 @@ from dit_tf.models.autoencoder_kl import AutoencoderKL
 from dit_tf.models.costs import training_flops
 from dit_tf.runtime.background_saver import BackgroundSaver
 from dit_tf.runtime.checkpoint import Checkpoints
-from dit_tf.runtime.image_files import replace_file, write_grid
+from dit_tf.runtime.image_files import write_grid
 from dit_tf.runtime.metrics_log import MetricsLog
+from dit_tf.runtime.output_files import replace_file
 from dit_tf.runtime.peak_flops import count_chips, peak_flops
 from dit_tf.runtime.workdir import writing_to
 from dit_tf.samplers.generate import in_batches

@@ -9,7 +9,7 @@ import numpy as np
 import tqdm
 
 from dit_tf.runtime.npz_writer import PartialArray
-from dit_tf.runtime.partial_results import writing
+from dit_tf.runtime.output_files import writing
 
 _ROWS = 1024  # that are hashed at a time
 

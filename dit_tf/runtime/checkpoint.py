@@ -114,6 +114,8 @@ class Checkpoints:
             keys = {_name(key): key for key in reader.get_variable_to_shape_map() if key.endswith(_VALUE)}
             for name in specs:
                 yield name, reader.get_tensor(keys[name])
+        except LOST:
+            raise
         except _UNREADABLE as error:
             raise ValueError(f"{self.path(step)} cannot be read: {reason(error)}.") from error
 

@@ -65,9 +65,10 @@ def check_batch(flag, batch_size, strategy):
 
 def device_names(strategy):
     """ "2 CPU", "8 TPU on 2 hosts": the devices that replicas are on."""
-    devices = [tf.DeviceSpec.from_string(name) for name in strategy.extended.worker_devices]
-    hosts = len({(d.job, d.replica, d.task) for d in devices})
-    return f"{len(devices)} {devices[0].device_type}" + (f" on {hosts} hosts" if hosts > 1 else "")
+    replicas = strategy.num_replicas_in_sync
+    devices = [tf.DeviceSpec.from_string(name) for name in strategy.extended.worker_devices]  # of several hosts its own
+    hosts = len({(d.job, d.replica, d.task) for d in devices}) * replicas // len(devices)
+    return f"{replicas} {devices[0].device_type}" + (f" on {hosts} hosts" if hosts > 1 else "")
 
 
 def is_tpu(strategy):

@@ -2,13 +2,11 @@
 
 import io
 import math
-import os
 
 import numpy as np
-import tensorflow as tf
 from PIL import Image, ImageDraw
 
-from dit_tf.runtime.workdir import is_remote
+from dit_tf.runtime.output_files import replace_file
 
 _MIN_TILE = 48  # pixels; smaller images are enlarged by a whole factor, without smoothing
 _CAPTION = 14
@@ -44,18 +42,3 @@ def _fitted(draw, caption, width):
         return caption
     fits = [end for end in range(len(caption)) if draw.textlength(caption[:end] + "...") <= width]
     return caption[: max(fits, default=0)].rstrip() + "..."
-
-
-def replace_file(path, content):
-    """Write bytes to a file all at once; missing directories are made. What a killed run leaves, PATH.unfinished, the
-    next one overwrites. On gs:// a file is there when it has been written whole."""
-    if is_remote(path):
-        tf.io.gfile.makedirs(os.path.dirname(path))
-        with tf.io.gfile.GFile(path, "wb") as file:
-            file.write(content)
-        return
-    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-    unfinished = f"{path}.unfinished"
-    with open(unfinished, "wb") as file:
-        file.write(content)
-    os.replace(unfinished, path)

@@ -1,23 +1,7 @@
 """Results of a long evaluation, kept batch by batch, so that the same command goes on where it was interrupted."""
 
-import contextlib
 import json
 import os
-
-from dit_tf.runtime.workdir import reason
-
-
-@contextlib.contextmanager
-def writing(path, flag=""):
-    """ValueError where a file, the value of a flag if that is given, cannot be written: a full disk, a folder that is
-    another's."""
-    try:
-        yield
-    except OSError as error:
-        raise ValueError(
-            f"{flag and f'{flag}='}{path} cannot be written ({reason(error)}): make room or give another place; the "
-            "same command goes on where it stopped."
-        ) from error
 
 
 class PartialResults:

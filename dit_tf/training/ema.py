@@ -15,6 +15,8 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
+LARGEST_STD = 12**-0.5  # gamma is 0 there, and all steps weigh the same
+
 
 @dataclasses.dataclass(frozen=True)
 class Exponential:
@@ -31,7 +33,7 @@ class Exponential:
 
 @dataclasses.dataclass(frozen=True)
 class PowerFunction:
-    std: float  # above 0 and below 12^-1/2, where gamma is 0 and all steps weigh the same
+    std: float  # above 0 and below LARGEST_STD
 
     @property
     def name(self):
@@ -54,7 +56,8 @@ def ema_update(ema, params, rate):
 
 
 def gamma_of(std):
-    """The gamma >= 0 of a relative width up to 12^-1/2: a root of std^2 = (gamma + 1) / ((gamma + 2)^2 (gamma + 3))."""
+    """The gamma >= 0 of a relative width up to LARGEST_STD, which is a root of
+    std^2 = (gamma + 1) / ((gamma + 2)^2 (gamma + 3))."""
     precision = float(std) ** -2
     return float(np.roots([1.0, 7.0, 16.0 - precision, 12.0 - precision]).real.max())
 

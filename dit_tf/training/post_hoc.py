@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dit_tf.training.ema import gamma_of
+from dit_tf.training.ema import LARGEST_STD, gamma_of
 
 MOST_ERROR = 0.1
 MOST_NOISE = 2.0**-7
@@ -60,5 +60,5 @@ def inner_product(step_a, gamma_a, step_b, gamma_b):
 
 def widths(saved, step):
     """The relative widths that can be had of what was saved, in steps of 0.005, ascending."""
-    stds = _STD_STEP * np.arange(1, int(12**-0.5 / _STD_STEP) + 1)
+    stds = _STD_STEP * np.arange(1, int(LARGEST_STD / _STD_STEP) + 1)
     return [round(float(std), 3) for std, found in zip(stds, matches(saved, step, stds)) if found.good]

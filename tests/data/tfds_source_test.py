@@ -49,16 +49,6 @@ class Imageless(Scored):
 
 
 @pytest.fixture(scope="module")
-def data_dir(tmp_path_factory):
-    return str(tmp_path_factory.mktemp("tfds"))
-
-
-@pytest.fixture(scope="module")
-def digits(data_dir):
-    return tfds_source.open_tfds("digits", data_dir)
-
-
-@pytest.fixture(scope="module")
 def unlabelled(data_dir):
     return tfds_source.open_tfds("unlabelled", data_dir)
 

@@ -3,11 +3,12 @@
 import json
 import subprocess
 import sys
+import types
 
 import pytest
 import tensorflow as tf
 
-from dit_tf.runtime.distribution import STRATEGIES, check_batch, is_tpu, make_strategy
+from dit_tf.runtime.distribution import STRATEGIES, check_batch, device_names, is_tpu, make_strategy
 
 
 @pytest.mark.parametrize(
@@ -82,3 +83,17 @@ def test_logical_cpus_stand_in_for_replicas(logical_cpus):
     assert logical_cpus["auto"] == logical_cpus["mirrored"] == ["MirroredStrategy", "2", *cpus]
     assert logical_cpus["one"][:2] == ["OneDeviceStrategy", "1"]
     assert set(logical_cpus) == set(STRATEGIES) - {"multiworker", "tpu"}
+
+
+@pytest.mark.parametrize(
+    "replicas, devices, said",
+    [
+        (1, ["/CPU:0"], "1 CPU"),
+        (4, ["/GPU:0", "/GPU:1", "/GPU:2", "/GPU:3"], "4 GPU"),
+        (2, ["/job:worker/replica:0/task:1/device:CPU:0"], "2 CPU on 2 hosts"),  # a host names its own devices alone
+        (2, [f"/job:worker/replica:0/task:{i}/device:TPU:0" for i in range(2)], "2 TPU on 2 hosts"),  # one drives both
+    ],
+)
+def test_the_devices_of_all_hosts_are_told(replicas, devices, said):
+    extended = types.SimpleNamespace(worker_devices=devices)
+    assert device_names(types.SimpleNamespace(num_replicas_in_sync=replicas, extended=extended)) == said

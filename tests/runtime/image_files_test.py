@@ -1,12 +1,11 @@
-"""Pictures hold the pixels they were given; files appear whole or not at all."""
+"""Pictures hold the pixels they were given."""
 
-import os
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from dit_tf.runtime.image_files import replace_file, write_grid
+from dit_tf.runtime.image_files import write_grid
 
 
 def grid_of(path):
@@ -72,27 +71,3 @@ def test_images_that_are_no_pictures_are_refused(tmp_path):
     with pytest.raises(ValueError, match="1 or 3 channels, got 4"):
         write_grid(str(tmp_path / "grid.png"), np.zeros((1, 8, 8, 4), np.uint8), [0])
     assert not list(tmp_path.iterdir())
-
-
-def test_a_file_is_replaced_whole_and_its_folders_are_made(tmp_path, monkeypatch):
-    path = tmp_path / "new" / "folder" / "file"
-    replace_file(str(path), b"one")
-    replace_file(str(path), b"two")
-    assert path.read_bytes() == b"two" and len(list(path.parent.iterdir())) == 1
-
-    def killed(source, target):
-        raise KeyboardInterrupt
-
-    for _ in range(2):
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(os, "replace", killed)
-            replace_file(str(path), b"three")
-        assert path.read_bytes() == b"two" and sorted(os.listdir(path.parent)) == ["file", "file.unfinished"]
-    replace_file(str(path), b"four")
-    assert path.read_bytes() == b"four" and os.listdir(path.parent) == ["file"]
-
-
-def test_a_file_of_the_present_folder_needs_no_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    replace_file("file", b"one")
-    assert (tmp_path / "file").read_bytes() == b"one"
