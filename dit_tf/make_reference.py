@@ -1,5 +1,7 @@
 """A data set as a reference in ADM's format: what `python -m dit_tf.evaluate --make_reference` does."""
 
+import functools
+
 import tqdm
 
 from dit_tf import build, flags
@@ -7,6 +9,7 @@ from dit_tf.data.source_images import open_images
 from dit_tf.evaluation.evaluator import evenly_spaced
 from dit_tf.evaluation.partial_reference import PartialReference
 from dit_tf.runtime.distribution import check_batch
+from dit_tf.runtime.output_files import writing
 
 STORED = 10_000  # images, for precision and recall: as many as ADM's references of ImageNet hold
 
@@ -24,18 +27,24 @@ def make_reference(options):
     selected = evenly_spaced(images.count, num_stored(options.num_reference_images, images.count))
     extractor = build.make_extractor(options.features, options.inception, images.shape, options.batch_size, strategy)
     key = dict(images.provenance(), **extractor.facts)
-    partial = PartialReference(options.output, key, selected, images.shape, extractor.widths)
+    to_output = functools.partial(writing, options.output, "--output")
+    with to_output():
+        partial = PartialReference(options.output, key, selected, images.shape, extractor.widths)
 
     progress = dict(unit="image", desc="reference", dynamic_ncols=True)
     with tqdm.tqdm(total=images.count, initial=partial.count, **progress) as bar:
         try:
             for batch, labels in images.examples(options.batch_size, first=partial.count):
-                partial.append(batch, labels, extractor(batch))
+                features = extractor(batch)
+                with to_output():
+                    partial.append(batch, labels, features)
                 bar.update(len(batch))
         except KeyboardInterrupt:
-            partial.save()
+            with to_output():
+                partial.save()
             raise
-    partial.finish()
+    with to_output():
+        partial.finish()
     print(f"Statistics of {images.count:,} images, and {len(selected):,} of the images: {options.output}")
 
 

@@ -1,6 +1,8 @@
 """`python -m dit_tf.evaluate --make_reference`: a data set in ADM's format, that scores as the data set itself does."""
 
+import errno
 import json
+import os
 
 import numpy as np
 import pytest
@@ -101,6 +103,26 @@ def test_a_killed_run_goes_on(run, monkeypatch, tmp_path, lost):
     assert path.read_bytes() == whole
     assert seen[5] == (0 if lost == "images" else 400)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["reference.npz", "whole.npz"]
+
+
+@pytest.mark.parametrize("fails", ["fsync", "replace"])
+def test_a_full_disk_is_one_sentence_and_no_image_is_lost(run, monkeypatch, tmp_path, fails):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, fails, full)  # of the images as they come; of the finished file
+        with pytest.raises(ValueError, match=r"^--output=.* cannot be written \(No space left on device\): make room"):
+            run("--num_reference_images=200")
+    assert not (tmp_path / "reference.npz").exists()
+    whole = run("--num_reference_images=200", name="whole.npz").read_bytes()
+    assert run("--num_reference_images=200").read_bytes() == whole
+
+
+def test_a_folder_that_cannot_be_made_is_one_sentence(run, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"^--output=.*reference.npz cannot be written \(.+\): make room .*\.$"):
+        run("--num_reference_images=200", name="file/reference.npz")
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,9 @@ class FolderSource:
         order = tf.argsort(draws, direction="DESCENDING", stable=True)
         return self._records(tf.gather(self._keys, order), tf.gather(self._labels, order))
 
+    def parse(self, stored):
+        return stored
+
     def in_order(self, split, first=0):
         self.spec(split)
         return self._records(self._keys[first:], self._labels[first:])

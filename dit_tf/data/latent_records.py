@@ -135,7 +135,10 @@ class LatentSource:
         )
         record_bytes = self.latents.moments_bytes * (1 + self.latents.mirrored)
         buffer = max(1, min(self.latents.num_examples, _SHUFFLE_BYTES // record_bytes))
-        return _parsed(records.shuffle(buffer, **shuffled), self.latents)
+        return records.shuffle(buffer, **shuffled)
+
+    def parse(self, stored):
+        return _parse(stored, self.latents)
 
     def in_order(self, split, first=0):
         shard, skipped = divmod(first, self.latents.examples_per_shard)
@@ -211,10 +214,12 @@ def _records_of(path, count):
 
 
 def _parsed(records, spec):
+    return records.map(functools.partial(_parse, spec=spec), tf.data.AUTOTUNE, deterministic=True)
+
+
+def _parse(stored, spec):
     features = {name: tf.io.FixedLenFeature((), tf.string) for name in _byte_features(spec)}
-    features["label"] = tf.io.FixedLenFeature((), tf.int64)
-    parse = functools.partial(tf.io.parse_single_example, features=features)
-    return records.map(parse, tf.data.AUTOTUNE, deterministic=True)
+    return tf.io.parse_single_example(stored, features | {"label": tf.io.FixedLenFeature((), tf.int64)})
 
 
 def _byte_features(spec):

@@ -1,6 +1,6 @@
 """From a data set's name to an endless stream of training batches whose order is a function of (seed, step).
 
-    records in files -> order of epoch e -> skip to the step -> decode, crop, flip -> batches
+    records in files -> order of epoch e -> skip to the step -> own rows -> parse, decode, crop, flip -> batches
 
 The order within epoch e is fixed by (seed, e), and a record's mirror image by (seed, its place in the stream), so a run
 that resumes at any step reads bit for bit what the unbroken run would have read.
@@ -53,10 +53,12 @@ def training_batches(
     def row_of(position):
         return tf.cast(position % global_batch_size, tf.int32)
 
-    def is_own(position, record):
+    def is_own(position, stored):
         return (rows.start <= row_of(position)) & (row_of(position) < rows.stop)
 
-    def prepare(position, record):
+    @tf.autograph.experimental.do_not_convert
+    def prepare(position, stored):
+        record = source.parse(stored)
         mirror = _mirrored(seed, position) if horizontal_flip else None
         example = source.example(record, image_size, crop, mirror)
         return example, tf.cast(record["label"], tf.int32), row_of(position)
@@ -81,7 +83,7 @@ def _rows_of(context, global_batch_size):
 
 
 def _stream(source, split, seed, first):
-    """The encoded records of all epochs one after the other, from place `first` on."""
+    """The records of all epochs one after the other, as they are stored, from place `first` on."""
     first_epoch, skipped = divmod(first, source.spec(split).num_examples)
 
     @tf.autograph.experimental.do_not_convert  # plain Python, and code of others that AutoGraph warns about
@@ -127,7 +129,7 @@ def examples_in_order(source, split, *, image_size, batch_size, crop="fast", fir
 def first_damaged(source, split, seed, image_size, first, count, crop="fast"):
     """One sentence about the first of records first .. first + count - 1 of the training stream that cannot be read,
     or None: what to tell a user when training ends in a tf.errors.OpError."""
-    suspects = _stream(source, split, seed, first).take(count)
+    suspects = _stream(source, split, seed, first).take(count).map(source.parse)
     return damage.first_damaged(source, split, suspects, image_size, crop)
 
 

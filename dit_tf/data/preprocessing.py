@@ -17,19 +17,26 @@ from PIL import Image
 from dit_tf.config import CROPS
 
 _PIL_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+_DCT = "INTEGER_ACCURATE"  # as fast as the other, and PIL's
 _MOST_HALVINGS = 16  # 2^16 is beyond the sides of a JPEG file, and of any image that TensorFlow decodes
 
 
-def decode_and_crop(encoded, image_size, channels, crop):
+def decode_and_crop(encoded, image_size, channels, crop, fits=False):
     """Bytes of a JPEG, PNG, BMP or GIF file (scalar string) -> uint8 (image_size, image_size, channels).
 
     Of an animation, the first frame. Alpha is dropped. A file that cannot be decoded fails when the graph runs. A file
     may hold 2^29 bytes of pixels (TensorFlow's limit) or 179 million pixels (PIL's), which is about the same.
+
+    fits: whether it is a JPEG or PNG that is known to have that size; of small images most of the time is else spent on
+    finding that out.
     """
     if crop not in CROPS:
         raise ValueError(f"--crop must be one of {', '.join(CROPS)}, got {crop!r}.")
     if crop == "pil":
         image = tf.numpy_function(lambda data: _pil_crop(data, image_size, channels), [encoded], tf.uint8)
+        return tf.ensure_shape(image, (image_size, image_size, channels))
+    if fits and channels in (1, 3):  # what this operation knows, of PNG files too
+        image = tf.io.decode_jpeg(encoded, channels, dct_method=_DCT)
         return tf.ensure_shape(image, (image_size, image_size, channels))
     return tf.cond(
         tf.io.is_jpeg(encoded),
@@ -83,8 +90,7 @@ def _jpeg_crop(encoded, image_size, channels):
     sides = tf.io.extract_jpeg_shape(encoded)[:2]
     margin = _margin(sides, image_size)
     window = tf.concat([margin, sides - 2 * margin], axis=0)
-    # The accurate DCT is as fast as the other, and PIL's.
-    image = tf.image.decode_and_crop_jpeg(encoded, window, channels=channels, dct_method="INTEGER_ACCURATE")
+    image = tf.image.decode_and_crop_jpeg(encoded, window, channels=channels, dct_method=_DCT)
     return _finish(image, margin, sides, image_size)
 
 

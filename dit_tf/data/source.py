@@ -38,7 +38,7 @@ class Source(typing.Protocol):
 
     A record is a dict of scalars: label (int64), key (string, unique in the split) and whatever else `example` needs to
     make an example of it: the bytes of an image, the path of one, or stored latents. So records can be skipped and
-    shuffled before anything is decoded.
+    shuffled before anything is decoded, and as they are stored before they are taken apart.
     """
 
     name: str  # as typed after --dataset=
@@ -47,7 +47,10 @@ class Source(typing.Protocol):
         """ValueError where there is no such split."""
 
     def epoch(self, split, seed, epoch) -> tf.data.Dataset:
-        """Every record of the split once, in an order fixed by (seed, epoch); epoch: int64 scalar tensor."""
+        """Every record of the split once, as it is stored, in an order fixed by (seed, epoch); epoch: int64 scalar."""
+
+    def parse(self, stored) -> dict:
+        """An element of `epoch` -> the record."""
 
     def in_order(self, split, first=0) -> tf.data.Dataset:
         """The records in the order they are stored, from record `first` on."""
@@ -67,13 +70,14 @@ class Unlabelled:
 
     def __init__(self, source):
         self._source = source
-        self.name, self.example, self.damaged_file = source.name, source.example, source.damaged_file
+        self.name, self.epoch = source.name, source.epoch
+        self.example, self.damaged_file = source.example, source.damaged_file
 
     def spec(self, split):
         return dataclasses.replace(self._source.spec(split), classes=UNLABELLED)
 
-    def epoch(self, split, seed, epoch):
-        return self._source.epoch(split, seed, epoch).map(_without_label)
+    def parse(self, stored):
+        return _without_label(self._source.parse(stored))
 
     def in_order(self, split, first=0):
         return self._source.in_order(split, first).map(_without_label)
@@ -83,9 +87,12 @@ def _without_label(record):
     return dict(record, label=tf.constant(0, tf.int64))
 
 
-def image_example(encoded, image_size, channels, crop, mirror):
-    """Encoded bytes (scalar string) -> uint8 (image_size, image_size, channels), mirrored left to right or not."""
-    image = decode_and_crop(encoded, image_size, channels, crop)
+def image_example(encoded, image_size, channels, crop, mirror, fits=False):
+    """Encoded bytes (scalar string) -> uint8 (image_size, image_size, channels), mirrored left to right or not.
+
+    fits: whether every image is known to have that size.
+    """
+    image = decode_and_crop(encoded, image_size, channels, crop, fits)
     if mirror is None:
         return image
     # A tf.where would take a millisecond for 256 x 256 pixels, a hundred times as long.

@@ -20,6 +20,7 @@ _CHARACTER_SETS = frozenset(
     + ["omniglot", "svhn_cropped"]
 )
 _KEYS = {"digits": "key", imagenet.NAME: "file_name"}  # features that no two records of a split share
+_PLACE = "tfds_id"  # file and place in it: a key where no feature is one, which takes as long as all the rest
 _SHUFFLE_BYTES = 256 * 2**20  # data sets up to this size, encoded, are shuffled as a whole
 _SHUFFLE_RECORDS = 16384  # the buffer of larger ones, and of those of unknown size
 
@@ -84,7 +85,10 @@ def _listing(features):
 
 @dataclasses.dataclass(frozen=True)
 class TfdsSource:
-    """A Source (see source.py) over a prepared builder. Records: image (encoded bytes), label, key."""
+    """A Source (see source.py) over a prepared builder. Records: image (encoded bytes), label, key.
+
+    As it is stored a record has those of the features image, label and key that the data set has.
+    """
 
     name: str
     builder: tfds.core.DatasetBuilder
@@ -114,12 +118,19 @@ class TfdsSource:
         records = self._records(split, shuffle_files=several_files, shuffle_seed=epoch)
         return records.shuffle(_shuffle_buffer(self.builder, split), seed=epoch, reshuffle_each_iteration=False)
 
+    def parse(self, stored):
+        label, key = stored.get("label", tf.constant(0, tf.int64)), stored[self._key_feature]
+        key = key if key.dtype == tf.string else tf.as_string(key)
+        return {"image": stored["image"], "label": label, "key": key}
+
     def in_order(self, split, first=0):
-        return self._records(split).skip(first)
+        parse = tf.autograph.experimental.do_not_convert(self.parse)
+        return self._records(split).skip(first).map(parse)
 
     def example(self, record, image_size, crop, mirror):
-        channels = self.builder.info.features["image"].shape[-1]
-        return image_example(record["image"], image_size, channels, crop, mirror)
+        *sides, channels = self.builder.info.features["image"].shape
+        fits = sides == [image_size, image_size]
+        return image_example(record["image"], image_size, channels, crop, mirror, fits)
 
     def damaged_file(self, split):
         if self.builder.info.file_format != tfds.core.FileFormat.TFRECORD:
@@ -137,22 +148,15 @@ class TfdsSource:
             shuffle_seed=shuffle_seed,
             shuffle_reshuffle_each_iteration=False,
             enable_ordering_guard=False,  # training shuffles data sets of a meaningful order too
-            add_tfds_id=True,  # file and place in it: a key where no feature is one
+            add_tfds_id=self._key_feature == _PLACE,
         )
-        key_feature = _KEYS.get(self.builder.name, "tfds_id")
-        read = {name: True for name in ("image", "label", key_feature) if name in self.builder.info.features}
+        read = {name: True for name in ("image", "label", self._key_feature) if name in self.builder.info.features}
         decoders = tfds.decode.PartialDecoding(read, decoders={"image": tfds.decode.SkipDecoding()})
-        records = self.builder.as_dataset(
-            split=split, shuffle_files=shuffle_files, decoders=decoders, read_config=config
-        )
+        return self.builder.as_dataset(split=split, shuffle_files=shuffle_files, decoders=decoders, read_config=config)
 
-        @tf.autograph.experimental.do_not_convert
-        def with_key(record):
-            label, key = record.get("label", tf.constant(0, tf.int64)), record[key_feature]
-            key = key if key.dtype == tf.string else tf.as_string(key)
-            return {"image": record["image"], "label": label, "key": key}
-
-        return records.map(with_key)
+    @property
+    def _key_feature(self):
+        return _KEYS.get(self.builder.name, _PLACE)
 
 
 def _num_examples(builder, split):

@@ -40,7 +40,7 @@ class NumberedSquares(tfds.core.GeneratorBasedBuilder):
             yield i, {"image": image, "label": i % 3, "unused": str(i)}
 
 
-def every_nth_pixel(encoded, image_size, channels, crop):
+def every_nth_pixel(encoded, image_size, channels, crop, fits=False):
     image = tf.io.decode_png(encoded, channels)
     step = tf.shape(image)[0] // image_size
     return tf.ensure_shape(image[::step, ::step], (image_size, image_size, channels))
@@ -273,6 +273,18 @@ def test_a_host_makes_no_examples_of_other_rows(squares, monkeypatch):
     monkeypatch.setattr(source_module, "decode_and_crop", counted)
     shares = batches(squares, 40, global_batch_size=15, context=tf.distribute.InputContext(3, 1, 3))
     assert sum(len(rows) for _, _, rows in shares) == 200 <= len(made) < 400  # 600 in all; some are made ahead
+
+
+def test_a_host_parses_no_records_of_other_rows(squares, monkeypatch):
+    parsed, parse = [], tfds_source.TfdsSource.parse
+
+    def counted(self, stored):
+        tf.py_function(lambda: parsed.append(1), [], [])
+        return parse(self, stored)
+
+    monkeypatch.setattr(tfds_source.TfdsSource, "parse", counted)
+    shares = batches(squares, 40, global_batch_size=15, context=tf.distribute.InputContext(3, 1, 3))
+    assert sum(len(rows) for _, _, rows in shares) == 200 <= len(parsed) < 400
 
 
 def test_the_stream_has_no_end_that_hosts_would_have_to_ask_about(squares):

@@ -42,6 +42,14 @@ def test_an_image_that_fits_is_left_as_it_is(signature):
     np.testing.assert_array_equal(in_graph(lambda x: preprocessing.centre_crop(x, 8), image, signature), image)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("encode", [tf.io.encode_png, tf.io.encode_jpeg])
+def test_a_file_that_is_known_to_fit_decodes_as_one_that_is_looked_at(encode, channels):
+    encoded = encode(random_image(24, 24, channels))
+    looked_at, known = (preprocessing.decode_and_crop(encoded, 24, channels, "fast", fits) for fits in (False, True))
+    np.testing.assert_array_equal(known, looked_at)
+
+
 @pytest.mark.parametrize("signature", [(8, 14, 3), (None, None, 3)])
 def test_a_fitting_short_side_is_cut_from_the_middle(signature):
     image = random_image(8, 14, 3)

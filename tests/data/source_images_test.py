@@ -33,7 +33,7 @@ def greys(tmp_path):
 def plain_crop(monkeypatch):
     """The first rows and columns: to trace the real crop takes a second."""
 
-    def corner(encoded, image_size, channels, crop):
+    def corner(encoded, image_size, channels, crop, fits=False):
         return decode_image(encoded, (None, None, channels))[:image_size, :image_size]
 
     monkeypatch.setattr(source_module, "decode_and_crop", corner)
