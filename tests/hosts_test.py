@@ -65,15 +65,17 @@ def free_ports(count):
         return [one.getsockname()[1] for one in sockets]
 
 
-def metrics(workdir):
-    return [json.loads(line) for line in open(workdir / "metrics.jsonl")]
+def metrics(workdir, name="loss"):
+    """The lines that have that number."""
+    return [line for line in map(json.loads, open(workdir / "metrics.jsonl")) if name in line]
 
 
 @pytest.fixture(scope="module")
 def unbroken(tiny_flags, tmp_path_factory, trained):
     """The work directory of two hosts' training. `trained` has prepared the data set, which they read."""
     training = TwoHosts(tiny_flags, tmp_path_factory.mktemp("hosts"))
-    training.command.append(f"--sample_every={STEPS}")
+    scored = [f"--eval_every={STEPS}", "--eval_samples=80", "--eval_num_steps=4", "--features=pixels"]
+    training.command += [f"--sample_every={STEPS}", *scored]
     results = training.run_both()
     assert [code for code, _, _ in results] == [0, 0], results
     assert all("2 replica(s) of 8 examples" in output for _, output, _ in results)
@@ -93,8 +95,15 @@ def test_two_hosts_compute_what_one_does(unbroken, trained):
 def test_the_chief_alone_writes(unbroken):
     assert (unbroken / "samples" / f"{STEPS:08d}.png").read_bytes().startswith(b"\x89PNG")
     there = {re.sub(r"events\..*", "events", name) for name in os.listdir(unbroken)}
-    assert there - {"events"} == {"checkpoints", "ema", "flags.txt", "lock", "metrics.jsonl", "model.keras", "samples"}
+    files = {"flags.txt", "lock", "metrics.jsonl", "model.keras"}
+    assert there - {"events"} == files | {"checkpoints", "ema", "evaluation", "samples"}
     assert len([name for name in os.listdir(unbroken) if name.startswith("events.")]) <= 1
+
+
+def test_the_chief_alone_scores(unbroken):
+    """The images are those of the averaged weights, which are the same on every host."""
+    (line,) = metrics(unbroken, "FD-pixels-80")
+    assert line["step"] == STEPS and np.isfinite(list(line.values())).all() and 0 <= line["precision-pixels-80"] <= 1
 
 
 def test_a_host_is_killed_and_the_other_and_one_is_asked_to_stop(unbroken, tiny_flags, tmp_path):
