@@ -1,5 +1,6 @@
 """RunConfig -> the objects of a run. The one file that knows all rooms."""
 
+import dataclasses
 import functools
 import hashlib
 import json
@@ -14,15 +15,12 @@ from dit_tf.data.class_names import ClassTable, numbered
 from dit_tf.diffusion import likelihood as variational
 from dit_tf.diffusion.gaussian_diffusion import GaussianDiffusion
 from dit_tf.diffusion.schedules import linear_betas
-from dit_tf.evaluation import inception
-from dit_tf.evaluation.extractor import FEATURES, InceptionExtractor, PixelExtractor
 from dit_tf.models.autoencoder_kl import SCALING_FACTOR, AutoencoderKL
-from dit_tf.models.codec import PixelCodec, VaeCodec, scale_pixels, tensors
+from dit_tf.models.codec import PixelCodec, VaeCodec, tensors
 from dit_tf.models.costs import call_with
 from dit_tf.models.dit import DiT, size_of
 from dit_tf.pretrained import vae_map
-from dit_tf.pretrained.download import download
-from dit_tf.pretrained.published import DOWNLOADS, PUBLISHED, fetch_published
+from dit_tf.pretrained.published import PUBLISHED, fetch_published
 from dit_tf.pretrained.weight_files import naming, read_weight_file
 from dit_tf.runtime import model_file
 from dit_tf.runtime.checkpoint import Checkpoints
@@ -31,6 +29,9 @@ from dit_tf.runtime.seeds import RowSeeds
 from dit_tf.samplers import likelihood as flow
 from dit_tf.samplers.generate import ImageSampler
 from dit_tf.samplers.guidance import condition
+from dit_tf.serving.rules import Rules
+from dit_tf.serving.signatures import ServedModel
+from dit_tf.serving.stored_weights import StoredWeights
 from dit_tf.training.ema import Exponential, PowerFunction
 from dit_tf.training.optimizer import AdamW
 from dit_tf.training.train_step import TrainStep
@@ -42,6 +43,7 @@ from dit_tf.transport.transport import Transport
 RUN, CLASSES, PROVENANCE = "run.json", "classes.json", "provenance.json"
 AUTOENCODER = "autoencoder.json"
 
+_ANY_SCALE = 1.5  # of guidance, where it comes with each request: of a guided program it is an argument
 POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}  # --precision -> Keras' name for it
 
 
@@ -143,32 +145,16 @@ def make_likelihood(config, model, strategy=None, vae=None, *, num_steps=None, s
     return compiled_on(bits, strategy)
 
 
-def make_extractor(features, inception_file, shape, batch_size, strategy):
-    """The features that images (H, W, C) are compared by. inception_file: of --features=inception; None: fetched."""
-    if features not in FEATURES:
-        raise ValueError(f"--features must be one of {', '.join(FEATURES)}, got {features!r}.")
-    if features == "pixels":
-        if inception_file is not None:
-            raise ValueError(f"--inception goes with --features=inception, got --inception={inception_file}.")
-        return PixelExtractor(shape, batch_size, scale_pixels)
-    if shape is not None and shape[-1] != 3:
-        raise ValueError(f"--features=inception needs images of 3 channels, got {shape[-1]}: take --features=pixels.")
-    if inception_file is None:
-        inception_file = fetch_inception()
-    with strategy.scope():
-        network = inception.load_inception(inception_file)
-    return InceptionExtractor(network, batch_size, strategy)
-
-
-def fetch_inception():
-    """The path of the published network, which is downloaded if it is not there yet."""
-    path = os.path.join(os.path.expanduser(DOWNLOADS), os.path.basename(inception.ADDRESS))
-    if not os.path.exists(path):
-        print(f"Inception of 2015-12-05, 96 MB: {inception.ADDRESS}", flush=True)
-    try:
-        return download(inception.ADDRESS, path)
-    except ValueError as error:
-        raise ValueError(f"{str(error).rstrip('.')}; or name the file with --inception.") from error
+def make_served_model(config, model, options, classes, *, vae=None, dtype="float32", max_batch_size=1):
+    """What `dit_tf.export` saves. options: of the sampler, fixed but for the guidance scale, which each request brings;
+    dtype: of the weights, see `StoredWeights`; max_batch_size: rows of one request."""
+    guided = dataclasses.replace(options, cfg_scale=1.0 if model.null_label is None else _ANY_SCALE)
+    sampler, process = make_sampler(config, model, guided, vae=vae), make_process(config)
+    last_time = 1.0 if config.objective == "flow" else process.num_timesteps - 1
+    rules = Rules(config.num_classes, model.null_label, max_batch_size, last_time)
+    weights = StoredWeights(weights_of(model), dtype)
+    decoder_weights = StoredWeights(tensors(make_codec(config, vae).decoder_variables), dtype)
+    return ServedModel(sampler, call_of(model), weights, decoder_weights, rules, classes)
 
 
 def weights_of(model):

@@ -8,12 +8,17 @@ import numpy as np
 import tensorflow as tf
 
 import dit_tf
-from dit_tf import build, flags
+from dit_tf import flags
 from dit_tf.data.source_images import open_images
 from dit_tf.evaluation.evaluator import Evaluator
+from dit_tf.evaluation.extractor import FEATURES, InceptionExtractor, PixelExtractor
 from dit_tf.evaluation.image_folder import ImageFolder
+from dit_tf.evaluation.inception import ADDRESS, load_inception
 from dit_tf.evaluation.npz_file import NpzImages
 from dit_tf.evaluation.references import Reference
+from dit_tf.models.codec import scale_pixels
+from dit_tf.pretrained.download import download
+from dit_tf.pretrained.published import DOWNLOADS
 from dit_tf.runtime.distribution import check_batch
 from dit_tf.runtime.output_files import write_json
 from dit_tf.sample import drawn_images, plan
@@ -55,7 +60,7 @@ def make_evaluator(options, strategy, shape, batch_size, partial, reference=None
 
     shape: (H, W, C) of the samples. reference: an image set in the place of --reference.
     """
-    extractor = build.make_extractor(options.features, options.inception, shape, batch_size, strategy)
+    extractor = make_extractor(options.features, options.inception, shape, batch_size, strategy)
     statistics = None
     if reference is None and options.reference.endswith(".npz"):
         reference = Reference("--reference", options.reference, CHANNELS)
@@ -71,6 +76,34 @@ def make_evaluator(options, strategy, shape, batch_size, partial, reference=None
     evaluator = Evaluator(extractor, statistics, images, partial=partial, **how)
     facts = dict(reference=reference.provenance(), **extractor.facts, precision_recall_dtype=how.pop("dtype"), **how)
     return evaluator, facts
+
+
+def make_extractor(features, inception_file, shape, batch_size, strategy):
+    """The features that images (H, W, C) are compared by. inception_file: of --features=inception; None: fetched."""
+    if features not in FEATURES:
+        raise ValueError(f"--features must be one of {', '.join(FEATURES)}, got {features!r}.")
+    if features == "pixels":
+        if inception_file is not None:
+            raise ValueError(f"--inception goes with --features=inception, got --inception={inception_file}.")
+        return PixelExtractor(shape, batch_size, scale_pixels)
+    if shape is not None and shape[-1] != 3:
+        raise ValueError(f"--features=inception needs images of 3 channels, got {shape[-1]}: take --features=pixels.")
+    if inception_file is None:
+        inception_file = fetch_inception()
+    with strategy.scope():
+        network = load_inception(inception_file)
+    return InceptionExtractor(network, batch_size, strategy)
+
+
+def fetch_inception():
+    """The path of the published network, which is downloaded if it is not there yet."""
+    path = os.path.join(os.path.expanduser(DOWNLOADS), os.path.basename(ADDRESS))
+    if not os.path.exists(path):
+        print(f"Inception of 2015-12-05, 96 MB: {ADDRESS}", flush=True)
+    try:
+        return download(ADDRESS, path)
+    except ValueError as error:
+        raise ValueError(f"{str(error).rstrip('.')}; or name the file with --inception.") from error
 
 
 def open_set(flag, value, split, options, otherwise=None):

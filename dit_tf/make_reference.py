@@ -4,8 +4,9 @@ import functools
 
 import tqdm
 
-from dit_tf import build, flags
+from dit_tf import flags
 from dit_tf.data.source_images import open_images
+from dit_tf.evaluate_samples import make_extractor
 from dit_tf.evaluation.evaluator import evenly_spaced
 from dit_tf.evaluation.partial_reference import PartialReference
 from dit_tf.runtime.distribution import check_batch
@@ -25,7 +26,7 @@ def make_reference(options):
         limit=options.num_examples,
     )  # fmt: skip
     selected = evenly_spaced(images.count, num_stored(options.num_reference_images, images.count))
-    extractor = build.make_extractor(options.features, options.inception, images.shape, options.batch_size, strategy)
+    extractor = make_extractor(options.features, options.inception, images.shape, options.batch_size, strategy)
     key = dict(images.provenance(), **extractor.facts)
     to_output = functools.partial(writing, options.output, "--output")
     with to_output():

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dit_tf import build, evaluate, flags, sample
+from dit_tf import evaluate, evaluate_samples, flags, sample
 from dit_tf.evaluation import feature_set
 
 _GOLDENS = pathlib.Path(__file__).parent / "goldens" / "adm"
@@ -207,16 +207,16 @@ def test_a_missing_network_says_what_to_fetch(run):
 
 def test_the_published_network_is_fetched_or_the_flag_is_named(monkeypatch, tmp_path, inception_file):
     """From a server on the loopback; and from nowhere."""
-    monkeypatch.setattr(build, "DOWNLOADS", str(tmp_path))
+    monkeypatch.setattr(evaluate_samples, "DOWNLOADS", str(tmp_path))
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=inception_file.parent)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         address = f"http://127.0.0.1:{server.server_port}/{inception_file.name}"
-        monkeypatch.setattr(build.inception, "ADDRESS", address)
-        path = build.fetch_inception()
+        monkeypatch.setattr(evaluate_samples, "ADDRESS", address)
+        path = evaluate_samples.fetch_inception()
         server.shutdown()
-    assert path == build.fetch_inception() == str(tmp_path / inception_file.name)
+    assert path == evaluate_samples.fetch_inception() == str(tmp_path / inception_file.name)
     assert pathlib.Path(path).read_bytes() == inception_file.read_bytes()
     pathlib.Path(path).unlink()
     with pytest.raises(ValueError, match="could not be fetched .* put it at .*; or name the file with --inception.$"):
-        build.fetch_inception()
+        evaluate_samples.fetch_inception()

@@ -15,6 +15,7 @@ from dit_tf.flags.groups import (
     define_sampler,
 )
 from dit_tf.flags.preflight import define_compilation
+from dit_tf.flags.serving import define_export
 from dit_tf.models.dit import BLOCKS
 from dit_tf.pretrained.published import DOWNLOADS, PUBLISHED
 from dit_tf.samplers.options import SamplerOptions
@@ -188,6 +189,7 @@ COMMANDS = {
     "encode": define_encode,
     "convert": define_convert,
     "ema": define_ema,
+    "export": define_export,
     "preflight": define_preflight,
     "score_digits": define_score_digits,
 }

@@ -41,7 +41,7 @@ class DrawnImages:
         """The facts, how and from which seed it is sampled, and which labels: all that images follow from, to the grey
         level that another batch size or device may move. JSON-able."""
         return dict(
-            self._facts, **_told(self.sampler.options), seed=self._seed, images=self.count, size=list(self.shape),
+            self._facts, **told(self.sampler.options), seed=self._seed, images=self.count, size=list(self.shape),
             labels_sha256=hashlib.sha256(self._labels.astype("<i8").tobytes()).hexdigest(),
         )  # fmt: skip
 
@@ -55,7 +55,7 @@ def check_finished(work):
         )
 
 
-def _told(options):
+def told(options):
     """{name: value} of resolved options; tuples as lists."""
     given, default = dataclasses.asdict(options), SamplerOptions()
     told = {name: value for name, value in given.items() if name in _ALWAYS_TOLD or value != getattr(default, name)}

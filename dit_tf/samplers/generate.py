@@ -35,9 +35,9 @@ class ImageSampler:
         strategy: over whose replicas the rows are shared out; None is the default device.
         """
         self._call, self._process, self._codec, self._null_label = call, process, codec, null_label
-        self.image_shape = codec.image_shape
+        self.image_shape, self.input_shape = codec.image_shape, (*codec.input_size, codec.channels)
         self._set(options)
-        self.program = tf.function(self._draw, jit_compile=not is_tpu(strategy), autograph=False)
+        self.program = tf.function(self.draw, jit_compile=not is_tpu(strategy), autograph=False)
         self._run = self.program if strategy is None else on_replicas(self.program, strategy)
 
     def _set(self, options):
@@ -64,11 +64,12 @@ class ImageSampler:
         decoder = [tf.convert_to_tensor(v.value) for v in self._codec.decoder_variables]
         return self._run((params, decoder, tf.nest.map_structure(tf.constant, self.controls)), labels, seed, row)
 
-    def _draw(self, shared, labels, seed, row):
+    def draw(self, shared, labels, seed, row):
+        """What `program` compiles. seed may be (N,), a run for each row, and the scale of the controls too."""
         params, decoder, (values, scale, interval) = shared
         seeds = RowSeeds(seed, row)
         model_fn = self._model_fn(functools.partial(self._call, params), labels, scale, interval)
-        x = seeds.normal(Stream.START, (*self._codec.input_size, self._codec.channels))
+        x = seeds.normal(Stream.START, self.input_shape)
         x, work = self.solver.run(values, model_fn, x, seeds)
         return Drawn(self._codec.decode(decoder, x), work)
 
