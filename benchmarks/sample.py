@@ -15,7 +15,7 @@ from side_by_side import Case, Program
 from dit_tf import build
 from dit_tf.flags import run
 from dit_tf.models.costs import call_with, count_macs
-from dit_tf.samplers.generate import SamplerOptions
+from dit_tf.samplers.options import SamplerOptions
 
 CASES = [
     Case("DiT-B/4", 32, 4, batch_size=16, calls=1),
@@ -57,7 +57,7 @@ def tensorflow_programs(case, num_steps):
             forward(params, x, t, y)[0, 0, 0, 0].numpy()
 
     def samples():
-        sample(params, y[:images], tf.constant(0, tf.int64), tf.range(images)).numpy()
+        sample(params, y[:images], tf.constant(0, tf.int64), tf.range(images)).images.numpy()
 
     return [
         Program("dit_tf: forward", forwards, "torch eager: forward", case.calls, flops),

@@ -81,6 +81,9 @@ fill_environment() {
     # The build tools come first, from the pins too: without isolation nothing unpinned is fetched.
     "${pip[@]}" setuptools wheel >"$log" 2>&1 || report_failure "$log"
     "${pip[@]}" --use-pep517 --no-build-isolation --editable ".[$5]" >>"$log" 2>&1 || report_failure "$log"
+    if [[ ,$5, == *,test,* ]]; then # it asks for the package tensorflow, which tensorflow-cpu is not to pip
+        "${pip[@]}" --no-deps tensorflow-serving-api >>"$log" 2>&1 || report_failure "$log"
+    fi
     echo "$3" >"$1/stamp"
 }
 

@@ -1,11 +1,6 @@
 # shellcheck shell=bash
 # shellcheck disable=SC2034  # what is set here is read by tpu.sh
-# Sourced by tpu.sh: its command line -> $command and a variable per flag. Bad input is one sentence and exit code 2.
-
-refuse() {
-    echo "$*" >&2
-    exit 2
-}
+# Sourced by tpu.sh: its command line -> $command and a variable per flag.
 
 # What each command takes besides --name, --zone, --project and --dry_run, and what it cannot do without.
 taken_by() {
@@ -80,24 +75,7 @@ taken="name zone project dry_run${taken:+ $taken}"
 shift
 
 name='' zone='' project='' type='' version='' workdir='' flagfile='' spot='' queued='' dry_run='' worker=0
-for argument in "$@"; do
-    flag=${argument%%=*} flag=${flag#--}
-    if [[ $argument != --* || $flag == *" "* || " $taken " != *" $flag "* ]]; then
-        refuse "$command takes the flags --${taken// /, --}; received '$argument'."
-    fi
-    case $flag in
-        spot | queued | dry_run)
-            if [[ $argument == *=* ]]; then refuse "--$flag takes no value; received '$argument'."; fi
-            printf -v "$flag" yes
-            ;;
-        *)
-            value=''
-            if [[ $argument == *=* ]]; then value=${argument#*=}; fi
-            check "$flag" "$value"
-            printf -v "$flag" %s "$value"
-            ;;
-    esac
-done
+read_flags "$command" "$taken" "spot queued dry_run" "$@"
 for flag in $(needed_by "$command"); do
     if [[ -z ${!flag} ]]; then refuse "$command needs --$flag=...; received none."; fi
 done

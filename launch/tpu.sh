@@ -16,21 +16,13 @@
 set -euo pipefail
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # shellcheck disable=SC1091
+source "$repository/launch/command-line.sh"
+# shellcheck disable=SC1091
 source "$repository/launch/tpu-flags.sh"
 
 worker_script="bash dit_tf/launch/tpu-worker.sh"
 place=(--zone="$zone")
 if [[ $project ]]; then place+=(--project="$project"); fi
-
-# Words as a shell reads them back.
-quoted() {
-    local word line="" apostrophe="'" escaped="'\\''"
-    for word in "$@"; do
-        if [[ ! $word =~ ^[A-Za-z0-9_@%+=:,./-]+$ ]]; then word="'${word//$apostrophe/$escaped}'"; fi
-        line+="${line:+ }$word"
-    done
-    echo "$line"
-}
 
 call() { if [[ $dry_run ]]; then quoted "$@"; else "$@"; fi; }
 machine() { call gcloud compute tpus tpu-vm "$1" "$name" "${place[@]}" "${@:2}"; }

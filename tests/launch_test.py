@@ -150,22 +150,61 @@ def test_the_python_that_the_user_names_comes_first_and_is_missed_aloud(sandbox)
 
 
 MAKE = "make_environment test 2.20.0 cpu,test"
+FILL = ["pip"] * 3  # build tools, the package with its extras, and what goes without its dependencies
 
 
 def test_an_environment_is_made_once_and_filled_again_when_the_requirements_change(sandbox):
     sandbox.add("python3.12", "3.12.1")
     first = sandbox.call(MAKE)
     assert first.stdout == f"{sandbox.repository}/.venv-test-2.20.0/bin/python\n"
-    assert sandbox.commands() == ["venv", "pip", "pip"]
+    assert sandbox.commands() == ["venv", *FILL]
     second = sandbox.call(MAKE)
     assert (second.stdout, second.stderr, sandbox.commands()) == (first.stdout, "", [])
     with open(sandbox.repository / "setup.cfg", "a") as file:
         file.write("# changed\n")
     sandbox.call(MAKE)
-    assert sandbox.commands() == ["pip", "pip"]
+    assert sandbox.commands() == FILL
     sandbox.add("python3.12", "3.12.2")
     sandbox.call(MAKE)
+    assert sandbox.commands() == ["venv", *FILL]
+
+
+def test_the_messages_of_tensorflow_serving_come_pinned_and_alone_and_to_tests_only(sandbox):
+    sandbox.add("python3.12", "3.12.1")
+    sandbox.call(MAKE)
+    pins = "--constraint launch/constraints-tf2.20.txt"
+    assert sandbox.journal.read_text().endswith(f" {pins} --no-deps tensorflow-serving-api\n")
+    sandbox.commands()
+    sandbox.call("make_environment demo 2.20.0 cpu,demo")
     assert sandbox.commands() == ["venv", "pip", "pip"]
+
+
+STANDS_FOR = """#!{bash}
+printf '%s\\n' "${{0##*/}} $*" >>{journal}
+echo {answer}
+exit {code}
+"""
+INSTALL = "apt-get install --quiet --yes --no-install-recommends chromium chromium-driver"
+
+
+@pytest.mark.parametrize("user, code, asked", [
+    (0, 0, ["apt-get update --quiet", f"{INSTALL} --download-only", f"{INSTALL} --no-download"]),
+    (0, 100, ["apt-get update --quiet"]),
+    (1000, 0, []),
+])  # fmt: skip
+def test_the_tests_bring_a_browser_where_one_can_be_installed_and_run_anyhow(sandbox, user, code, asked):
+    sandbox.add("python3.12", "3.12.1")
+    for tool in ("bash", "timeout"):
+        (sandbox.bin / tool).symlink_to(shutil.which(tool))
+    for tool, answer, end in [("id", user, 0), ("apt-get", "loud", code)]:
+        source = STANDS_FOR.format(bash=BASH, journal=sandbox.journal, answer=answer, code=end)
+        (sandbox.bin / tool).write_text(source)
+        (sandbox.bin / tool).chmod(stat.S_IRWXU)
+    result = run(BASH, sandbox.repository / "launch" / "test.sh", "-x", PATH=str(sandbox.bin), PYTHON="")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == "" and "loud" not in result.stderr
+    calls = [line for line in sandbox.journal.read_text().splitlines() if line.startswith(("apt-get", "pytest"))]
+    assert calls == [*asked, "pytest --numprocesses=2 --dist=loadfile -x"]
 
 
 def test_a_failing_pip_shows_its_last_lines_and_the_next_run_starts_afresh(sandbox):
@@ -177,7 +216,7 @@ def test_a_failing_pip_shows_its_last_lines_and_the_next_run_starts_afresh(sandb
     assert sandbox.commands() == ["venv", "pip"]
     sandbox.broken.unlink()
     assert sandbox.call(MAKE).returncode == 0
-    assert sandbox.commands() == ["venv", "pip", "pip"]
+    assert sandbox.commands() == ["venv", *FILL]
 
 
 def test_a_change_that_fails_to_install_leaves_no_environment_that_looks_complete(sandbox):
@@ -190,7 +229,7 @@ def test_a_change_that_fails_to_install_leaves_no_environment_that_looks_complet
     sandbox.broken.unlink()
     sandbox.commands()
     sandbox.call(MAKE)
-    assert sandbox.commands() == ["venv", "pip", "pip"]
+    assert sandbox.commands() == ["venv", *FILL]
 
 
 def test_the_demo_scores_with_the_evaluator_and_ends_with_the_scores_of_digits(sandbox, tmp_path):

@@ -15,7 +15,7 @@ from dit_tf.flags.groups import (
     define_sampler,
 )
 from dit_tf.flags.preflight import define_compilation
-from dit_tf.flags.serving import define_export
+from dit_tf.flags.serving import define_app, define_export, define_query
 from dit_tf.models.dit import BLOCKS
 from dit_tf.pretrained.published import DOWNLOADS, PUBLISHED
 from dit_tf.samplers.options import SamplerOptions
@@ -190,6 +190,8 @@ COMMANDS = {
     "convert": define_convert,
     "ema": define_ema,
     "export": define_export,
+    "query": define_query,
+    "app": define_app,
     "preflight": define_preflight,
     "score_digits": define_score_digits,
 }

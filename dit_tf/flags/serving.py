@@ -1,6 +1,6 @@
 """Flags of what serves a model: export, query, app."""
 
-from dit_tf.flags.groups import Definer, define_model, define_sampler
+from dit_tf.flags.groups import Definer, define_labels, define_model, define_sampler
 from dit_tf.samplers.options import SamplerOptions
 from dit_tf.serving.stored_weights import DTYPES
 
@@ -19,3 +19,31 @@ def define_export(values):
     define.bool("xla", False, "A second signature, serving_xla, that is compiled for each number of rows.")
     define.list("batch_sizes", "1,2,4,8", "Rows of a batch that the server makes; the last is the most of a request.")
     define.string("output", "models/dit/1", "The directory to write, which ends in a version number: NAME/1, NAME/2.")
+
+
+def define_query(values):
+    """How images are drawn from a served model, through TensorFlow Serving's gRPC or REST. While the server is
+    unavailable it is asked again; any other refusal ends the query. An interrupted query goes on."""
+    define, o = Definer(values), SamplerOptions()
+    define.string("server", None, "grpc://HOST:8500, http://HOST:8501 or https://HOST:PORT.")
+    define.string("model", "dit", "The name that --server knows the model by.")
+    define.integer("model_version", None, "Its version; default: the newest when the query begins.")
+    define.list("labels", None, "Classes by number, name or id, e.g. 207,daisy,n01440764; image i gets label i, round.")
+    define_labels(define)
+    define.integer("num_samples", None, "How many; default: one per label. Without --labels they are random.")
+    define.float("cfg_scale", o.cfg_scale, "Classifier-free guidance; 1: none.")
+    define.integer("seed", 0, "Image i has the seed --seed + i: it is image 0 of sample with that --seed.")
+    define.integer("batch_size", 8, "Rows of a request; not more than the last of export's --batch_sizes.")
+    define.float("deadline", 120.0, "Seconds that a request may take, with all its tries.")
+    define.string("output", "samples.png", "A .png grid, or an .npz as ADM's evaluator reads it.")
+
+
+def define_app(values):
+    """A local web page that draws images: of a checkpoint, of a .keras file or of a serving address. Without any it
+    shows the newest model of launch/demo.sh."""
+    define = Definer(values)
+    define_model(define)
+    define.string("server", None, "Instead of a model: a serving address, grpc://HOST:8500 or http://HOST:8501.")
+    define.string("model", "dit", "The name that --server knows the model by.")
+    define.string("host", "127.0.0.1", "The address that the page is opened on; 0.0.0.0: for other machines too.")
+    define.integer("port", 7860, "Its port.")

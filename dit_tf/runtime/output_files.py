@@ -33,10 +33,10 @@ def replace_file(path, content):
 @contextlib.contextmanager
 def writing(path, flag=""):
     """ValueError where a file, the value of a flag if that is given, cannot be written: a full disk, a folder that is
-    another's."""
+    another's. Python's files raise an OSError then, TensorFlow's an OpError."""
     try:
         yield
-    except OSError as error:
+    except (OSError, tf.errors.OpError) as error:
         raise ValueError(
             f"{flag and f'{flag}='}{path} cannot be written ({reason(error)}): make room or give another place; the "
             "same command goes on where it stopped."

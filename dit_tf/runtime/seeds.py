@@ -88,11 +88,10 @@ class RowSeeds:
         """(N, 4 * ceil(count / 4)) uint32."""
         seed = tf.cast(tf.reshape(self.seed, (-1, 1)), tf.uint64)
         key = (tf.cast(seed, tf.uint32), tf.cast(tf.bitwise.right_shift(seed, tf.constant(32, tf.uint64)), tf.uint32))
-        block = tf.range(-(-count // 4), dtype=tf.int32)[None]
-        row = tf.reshape(self.row, (-1, 1))
-        shape = tf.broadcast_dynamic_shape(tf.shape(block), tf.shape(row))
-        counter = [tf.broadcast_to(tf.cast(c, tf.uint32), shape) for c in (block, row, self.step, int(stream))]
-        return tf.concat(philox(counter, key), axis=1)
+        block, row = tf.range(-(-count // 4), dtype=tf.int32)[None], tf.reshape(self.row, (-1, 1))
+        # Left to broadcast by themselves: the first rounds have a row or a column each, where a compiler would else fold
+        # constants as large as the batch.
+        return tf.concat(philox([tf.cast(c, tf.uint32) for c in (block, row, self.step, int(stream))], key), axis=1)
 
     @staticmethod
     def _shaped(values, shape):

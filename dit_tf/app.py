@@ -1,0 +1,73 @@
+"""A local web page that draws images: pick a class, press Generate, and watch the image appear.
+
+    python -m dit_tf.app --workdir=runs/digits
+    python -m dit_tf.app --weights=dit.keras --vae=vae.keras --port=7861
+    python -m dit_tf.app --server=grpc://localhost:8500
+
+Without a model it shows the newest that launch/demo.sh has trained. The page asks nothing of any other host.
+"""
+
+import glob
+import os
+import threading
+
+from dit_tf import flags
+from dit_tf.app_checkpoint import Checkpoint
+from dit_tf.app_served import Served
+
+_DEMOS = "runs/digits-demo-*"  # where launch/demo.sh trains; their names end with the time
+_MODELS = ("workdir", "weights", "server")
+
+
+def main(options):
+    gradio_page = import_page()
+    page = gradio_page.make_page(source(options))
+    address = f"http://{options.host}:{options.port}"
+    try:
+        gradio_page.launch(page, options.host, options.port)
+    except OSError as error:
+        raise ValueError(
+            f"--port must be free on --host; {address} cannot be opened: another program has it, or the host is not "
+            f"this machine. Try --port={options.port + 1}."
+        ) from error
+    print(f"The page is at {address} until Ctrl-C.", flush=True)
+    threading.Event().wait()
+
+
+def import_page():
+    """The module that needs gradio, which nothing else does."""
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when it is imported
+    try:
+        from dit_tf import app_page
+    except ModuleNotFoundError as error:
+        if error.name != "gradio":
+            raise
+        raise ValueError("The page needs gradio, which is not installed: pip install '.[app]'.") from error
+    return app_page
+
+
+def source(options):
+    """What draws the page's images: a `Checkpoint` or a `Served` address. ValueError where the flags do not agree."""
+    if not 1 <= options.port <= 65535:
+        raise ValueError(f"--port must be from 1 to 65535, got {options.port}.")
+    given = [f"--{name}={getattr(options, name)}" for name in _MODELS if getattr(options, name)]
+    if len(given) > 1:
+        raise ValueError(f"One of --workdir, --weights and --server shows one model, got {' and '.join(given)}.")
+    if not options.server:
+        return Checkpoint(options if given else with_demo(options))
+    if options.vae:
+        raise ValueError(f"--vae goes with --workdir and --weights; --server has its own, got --vae={options.vae}.")
+    return Served(options.server, options.model)
+
+
+def with_demo(options):
+    """The options with the --workdir of the newest demo that has ended."""
+    found = glob.glob(f"{_DEMOS}/model.keras")
+    if not found:
+        raise ValueError(f"No model is in {_DEMOS}: run launch/demo.sh, or give --workdir, --weights or --server.")
+    options.workdir = os.path.dirname(max(found))
+    return options
+
+
+if __name__ == "__main__":
+    flags.run(main, flags.define_app, resumes=False)
