@@ -49,7 +49,8 @@ def images(loaded, label=(3, 1, 4), seed=(0, 5, 0), cfg_scale=(1.0, 1.5, 4.0)):
 
 
 @pytest.mark.parametrize(
-    "flags_of_sampler", [["ode", "solver=dopri5"], ["sde", "num_steps=3"], ["ode", "num_steps=3", "guidance_interval=0.2,0.8"]]
+    "flags_of_sampler",
+    [["ode", "solver=dopri5"], ["sde", "num_steps=3"], ["ode", "num_steps=3", "guidance_interval=0.2,0.8"]],
 )
 def test_every_kind_of_sampler_is_served(run, model_of, flags_of_sampler):
     """A row is drawn with its neighbours as without them: an adaptive solver too steps each at its own pace."""
@@ -88,7 +89,9 @@ def test_fewer_bytes_change_an_image_little(run, model_of, tmp_path, dtype, shar
     assert sizes[1] < share * sizes[0] + 8000  # the index of the file
 
 
-def test_a_version_that_is_there_is_never_changed_and_one_in_the_making_is_no_version(run, model_of, tmp_path, monkeypatch):
+def test_a_version_that_is_there_is_never_changed_and_one_in_the_making_is_no_version(
+    run, model_of, tmp_path, monkeypatch
+):
     path = model_of()
     with monkeypatch.context() as patch:
 
@@ -137,5 +140,7 @@ def test_bad_flags_are_one_sentence(parse, tmp_path, more, sentence):
 
 def test_a_place_that_cannot_be_written_is_one_sentence(run, model_of, tmp_path):
     (tmp_path / "models").write_text("")
-    with pytest.raises(ValueError, match=r"--output=.*models/1 cannot be written \(.*\): make room or give another place"):
+    with pytest.raises(
+        ValueError, match=r"--output=.*models/1 cannot be written \(.*\): make room or give another place"
+    ):
         run(f"--weights={model_of()}")

@@ -71,7 +71,9 @@ def image_zero(trained):
 
 def request(label, seed, cfg_scale):
     return dict(
-        label=tf.constant(label, tf.int64), seed=tf.constant(seed, tf.int64), cfg_scale=tf.constant(cfg_scale, tf.float32)
+        label=tf.constant(label, tf.int64),
+        seed=tf.constant(seed, tf.int64),
+        cfg_scale=tf.constant(cfg_scale, tf.float32),
     )
 
 

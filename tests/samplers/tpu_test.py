@@ -44,11 +44,17 @@ def sampler(*arguments, flow=False, **more):
     controls = tf.nest.map_structure(lambda array: tf.TensorSpec(array.shape, array.dtype), made.controls)
     return made.program, ((flow_params if flow else params, [], controls), row, seed, row)
 
+def served():  # each row with a seed and a scale of its own, as dit_tf.export serves it
+    program, ((params, decoder, (values, scale, interval)), labels, seed, row) = sampler("ddim", steps, cfg_scale=2.0)
+    controls = values, tf.TensorSpec((batch,), tf.float32), interval
+    return program, ((params, decoder, controls), labels, tf.TensorSpec((batch,), tf.int64), row)
+
 def likelihood(**more):
     return build.make_likelihood(flow_config, flow_model, **more), ((flow_params, []), pixels, row, seed, row)
 
 programs = {
     "guided ddim": sampler("ddim", steps, eta=0.5, cfg_scale=2.0),
+    "served ddim": served(),
     "dpm-solver++": sampler("dpmpp", steps, cfg_scale=2.0),
     "adaptive ddpm": sampler("ode", solver="dopri5", cfg_scale=2.0),
     "heun in an interval": sampler("ode", steps // 2, cfg_scale=2.0, guidance_interval=(0.2, 0.8), flow=True),
@@ -88,6 +94,7 @@ _ADAPTIVE = None  # a loop that ends when its rows do
     "name, steps, rows, result",
     [
         ("guided ddim", _STEPS, 2 * _BATCH, _IMAGES),
+        ("served ddim", _STEPS, 2 * _BATCH, _IMAGES),
         ("dpm-solver++", _STEPS, 2 * _BATCH, _IMAGES),
         ("adaptive ddpm", _ADAPTIVE, 4 * _BATCH, _IMAGES),  # in the loop and after it
         ("heun in an interval", _STEPS, 2 * _BATCH, _IMAGES),  # two halves of a step are two turns
