@@ -16,6 +16,7 @@ from dit_tf.app_checkpoint import Checkpoint
 from dit_tf.app_served import Served
 
 _DEMOS = "runs/digits-demo-*"  # where launch/demo.sh trains; their names end with the time
+_PATIENCE = 2.0  # seconds for all threads to end after Ctrl-C
 _MODELS = ("workdir", "weights", "server")
 
 
@@ -31,7 +32,14 @@ def main(options):
             f"this machine. Try --port={options.port + 1}."
         ) from error
     print(f"The page is at {address} until Ctrl-C.", flush=True)
-    threading.Event().wait()
+    try:
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        # Threads that still talk to a browser would keep the program as long as it stays there.
+        end = threading.Timer(_PATIENCE, os._exit, [130])
+        end.daemon = True
+        end.start()
+        raise
 
 
 def import_page():

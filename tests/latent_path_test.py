@@ -81,6 +81,7 @@ def test_a_sample_is_decoded_to_pixels(workdir, vae_file, parse, tmp_path):
     assert Image.open(tmp_path / "s.png").size[0] > 2 * 48
 
 
+@pytest.mark.slow
 def test_latents_and_photographs_have_a_likelihood(workdir, photographs, vae_file, parse, tmp_path):
     """Stored moments and the autoencoder give the same latents, up to the 8 bits of bfloat16."""
     path, bits = tmp_path / "metrics.json", {}

@@ -30,7 +30,8 @@ def scanned(blocks, x, c):
         def forward(i, x, inputs):
             return run(x, c, [w[i] for w in weights]), _with_row(inputs, i, x)
 
-        y, inputs = loop(forward, x, tf.tile(tf.zeros_like(x)[None], (depth, 1, 1, 1)))
+        # Each row is written before it is read. Of zeros, TensorFlow would make a constant as large as the whole stack.
+        y, inputs = loop(forward, x, tf.tile(x[None], (depth, 1, 1, 1)))
 
         def gradients(dy):
             def backward(i, dx, dc, *gradients):

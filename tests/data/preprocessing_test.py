@@ -5,6 +5,7 @@ import io
 import pathlib
 
 import numpy as np
+import PIL
 import pytest
 import tensorflow as tf
 from PIL import Image
@@ -123,7 +124,9 @@ def golden_crops():
 def test_both_crops_agree_with_the_reference(golden_crops, i):
     size, wanted = int(golden_crops["size"]), golden_crops[f"out{i}"].astype(int)
     fast, pil = both_crops(encoded(Image.fromarray(golden_crops[f"in{i}"])), size)
-    np.testing.assert_array_equal(pil, wanted)
+    # The golden arrays are those of Pillow 13; its versions before it round a resized pixel otherwise here and there.
+    assert abs(pil - wanted).max() <= (0 if int(PIL.__version__.split(".")[0]) >= 13 else 1)
+    assert abs(pil - wanted).mean() < 0.1
     assert abs(fast - wanted).mean() < 0.3  # observed 0.27: PIL rounds between its two directions, in the other order
 
 
