@@ -54,7 +54,7 @@ def missing_compiler():
 def compile_alone(program, topology, title):
     """`compile_program` in a process of its own, with the time that it takes on a line with this title.
 
-    (Report, text), or `TooLarge`. ValueError where the compiler refuses, or is killed.
+    (Report, text). `TooLarge`, or ValueError where the compiler refuses or is killed.
     """
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
@@ -75,7 +75,7 @@ def compile_alone(program, topology, title):
     finally:
         process.kill()
         process.join()
-    if isinstance(result, Exception) and not isinstance(result, TooLarge):
+    if isinstance(result, Exception):
         raise result
     return result
 

@@ -1,6 +1,8 @@
 """Golden arrays of DiT's diffusion and SiT's transport package, their stub models and the measure of agreement."""
 
+import ctypes
 import functools
+import gc
 import importlib.util
 import json
 import lzma
@@ -154,6 +156,15 @@ def inception_file(tmp_path_factory):
     path = tmp_path_factory.mktemp("inception") / "classify_image_graph_def.pb"
     path.write_bytes(content)
     return path
+
+
+@pytest.fixture(scope="module", autouse=True)
+def memory_given_back():
+    """After each file: what Keras models and compiled functions leave in cycles, and what the C library keeps of it."""
+    yield
+    gc.collect()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 @pytest.fixture(scope="session")
