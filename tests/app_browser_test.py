@@ -30,7 +30,9 @@ def page_process(trained):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "dit_tf.app", f"--workdir={trained}", f"--port={port}"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # What a shell starts in the background, as these tests may be, hears no Ctrl-C, nor does what that starts.
+    with subprocess.Popen(command, **pipes, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)) as process:
         assert f"http://127.0.0.1:{port}" in process.stdout.readline(), process.stderr.read()
         yield process, f"http://127.0.0.1:{port}"
         process.kill()

@@ -53,7 +53,11 @@ def test_the_command_names_an_unreachable_tpu_within_30_seconds(tmp_path):
     computing = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     assert process.returncode == 1
     assert re.search(r"\n  2\.20\.0 +tensorflow-tpu 2\.20\.0 +0\.0\.14 ", process.stdout)  # the table, at once
-    assert "dit_tf.train: --tpu=grpc://192.0.2.1:8470 cannot be reached" in process.stderr and _REMEDY in process.stderr
+    said = process.stderr.splitlines()[-1]
+    if tf.__version__.startswith("2.21."):  # which has no TPU wheel, so that none is sought
+        assert said.startswith("dit_tf.train: --tpu=grpc://192.0.2.1:8470 needs tensorflow-tpu") and "2.20.0" in said
+    else:
+        assert said.startswith("dit_tf.train: --tpu=grpc://192.0.2.1:8470 cannot be reached") and _REMEDY in said
     assert computing + tpu_connection._TIMEOUT_SECONDS < 30
 
 
