@@ -114,9 +114,8 @@ def exported(case, asked, dtype, most, directory):
     output = os.path.join(directory, dtype, "1")
     export.save(served, served.signatures(xla=dtype == "float32"), output, [1], SCALE, {})
     del served
-    size = sum(os.path.getsize(os.path.join(at, name)) for at, _, names in os.walk(output) for name in names)
     began = time.perf_counter()
-    return tf.saved_model.load(output), size, time.perf_counter() - began
+    return tf.saved_model.load(output), export.bytes_in(output), time.perf_counter() - began
 
 
 def requested(loaded, signature, count):

@@ -44,8 +44,7 @@ def main(options):
     del facts["cfg_scale"]  # which each request brings
     with writing(options.output, "--output"):
         save(served, signatures, options.output, sizes, asked.cfg_scale, facts)
-    size = sum(os.path.getsize(os.path.join(at, name)) for at, _, names in os.walk(options.output) for name in names)
-    print(f"{size / 2**20:.1f} MiB, signatures {', '.join(signatures)}: {options.output}")
+    print(f"{bytes_in(options.output) / 2**20:.1f} MiB, signatures {', '.join(signatures)}: {options.output}")
 
 
 def check_flags(options):
@@ -83,6 +82,10 @@ def save(served, signatures, output, sizes, cfg_scale, facts):
     else:
         write_warmup(unfinished, signatures, served.sampler.input_shape, sizes, cfg_scale)
     os.rename(unfinished, output)
+
+
+def bytes_in(directory):
+    return sum(os.path.getsize(os.path.join(at, name)) for at, _, names in os.walk(directory) for name in names)
 
 
 if __name__ == "__main__":

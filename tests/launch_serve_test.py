@@ -255,10 +255,7 @@ def test_a_bad_value_is_one_sentence_with_flag_rule_and_value(desk, flag, value)
     ((*SEVERAL, "--models=models/dit"), "--models must hold models with versions", "received 'models/dit'"),
 ])  # fmt: skip
 def test_a_bad_line_is_one_sentence(desk, arguments, beginning, received):
-    result = desk.run(*arguments)
-    assert (result.returncode, result.stdout, desk.calls()) == (2, "", [])
-    assert result.stderr.startswith(beginning) and result.stderr.endswith(f"{received}.\n")
-    assert result.stderr.count("\n") == 1
+    desk.assert_refused(arguments, beginning, received)
 
 
 def test_without_docker_only_the_dry_run_works(desk):

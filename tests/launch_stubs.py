@@ -73,5 +73,12 @@ class Desk:
         journal.unlink(missing_ok=True)
         return [line.split(UNIT)[:-1] for line in lines]
 
+    def assert_refused(self, arguments, beginning, received):
+        """In one sentence on standard error, with exit code 2, before anything is called."""
+        result = self.run(*arguments)
+        assert (result.returncode, result.stdout, self.calls()) == (2, "", [])
+        assert result.stderr.startswith(beginning) and result.stderr.endswith(f"{received}.\n")
+        assert result.stderr.count("\n") == 1
+
     def slept(self):
         return [int(line) for line in (self.root / "slept").read_text().split()]

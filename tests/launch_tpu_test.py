@@ -114,10 +114,7 @@ def test_a_bad_value_is_one_sentence_with_flag_rule_and_value(desk, command, fla
     (("recreate", *PLACE, *RUN), "recreate needs --type=...", "received none"),
 ])  # fmt: skip
 def test_a_bad_line_is_one_sentence(desk, arguments, beginning, received):
-    result = desk.run(*arguments)
-    assert (result.returncode, result.stdout, desk.calls()) == (2, "", [])
-    assert result.stderr.startswith(beginning) and result.stderr.endswith(f"{received}.\n")
-    assert result.stderr.count("\n") == 1
+    desk.assert_refused(arguments, beginning, received)
 
 
 def test_without_gcloud_only_the_dry_run_works(desk):
