@@ -10,7 +10,7 @@ import functools
 import keras
 import tensorflow as tf
 
-from dit_tf.models.embeddings import XAVIER
+from dit_tf.models.embeddings import XAVIER, on_tokens
 from dit_tf.models.remat import Part, rematerialised
 
 NORM_EPSILON = 1e-6  # Keras' own default is 1e-3
@@ -84,11 +84,11 @@ class SelfAttention(keras.layers.Layer):
 
     def call(self, x):
         tokens, width = x.shape[1:]
-        qkv = tf.reshape(self.qkv(x), (-1, tokens, 3, self.num_heads, width // self.num_heads))
+        qkv = tf.reshape(on_tokens(self.qkv, x), (-1, tokens, 3, self.num_heads, width // self.num_heads))
         q, k, v = tf.unstack(qkv, axis=2)
         if self.qk_norm is not None:
             q, k = self.qk_norm(q, k)
-        return self.projection(attend(q, k, v))
+        return on_tokens(self.projection, attend(q, k, v))
 
 
 class CrossAttention(keras.layers.Layer):
@@ -112,11 +112,11 @@ class CrossAttention(keras.layers.Layer):
 
     def call(self, x, c):
         heads, head_size = self.num_heads, x.shape[-1] // self.num_heads
-        q = tf.reshape(self.q(x), (-1, x.shape[1], heads, head_size))
-        k, v = tf.unstack(tf.reshape(self.kv(c), (-1, c.shape[1], 2, heads, head_size)), axis=2)
+        q = tf.reshape(on_tokens(self.q, x), (-1, x.shape[1], heads, head_size))
+        k, v = tf.unstack(tf.reshape(on_tokens(self.kv, c), (-1, c.shape[1], 2, heads, head_size)), axis=2)
         if self.qk_norm is not None:
             q, k = self.qk_norm(q, k)
-        return self.projection(attend(q, k, v))
+        return on_tokens(self.projection, attend(q, k, v))
 
 
 class MLP(keras.layers.Layer):
@@ -133,7 +133,7 @@ class MLP(keras.layers.Layer):
         self.project.build((*shape[:-1], self.expand.units))
 
     def call(self, x):
-        return self.project(tf.nn.gelu(self.expand(x), approximate=True))
+        return on_tokens(self.project, tf.nn.gelu(on_tokens(self.expand, x), approximate=True))
 
 
 class Modulation(keras.layers.Layer):
@@ -286,4 +286,4 @@ class Decoder(keras.layers.Layer):
         if self.modulation is not None:
             shift, scale = self.modulation(c)
             x = modulate(x, shift, scale)
-        return self.linear(x)
+        return on_tokens(self.linear, x)

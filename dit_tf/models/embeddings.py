@@ -64,6 +64,13 @@ def timestep_sinusoid(t, dim=256, max_period=10000.0):
     return tf.pad(tf.concat([tf.cos(angles), tf.sin(angles)], axis=1), ((0, 0), (0, dim % 2)))
 
 
+def on_tokens(dense, x):
+    """dense(x), x (N, T, D) -> (N, T, units), as one product of N T rows. Left to itself it is tf.tensordot, which
+    works out shapes at run time where N is unknown, as in a served program: 8 % of a step of one small image."""
+    rows = dense(tf.reshape(x, (-1, x.shape[-1])))
+    return tf.reshape(rows, (-1, x.shape[1], dense.units))
+
+
 class PatchEmbedder(keras.layers.Layer):
     """x (N, H p, W p, C) -> tokens (N, T, D): one dense product per flattened patch, plus the fixed position table."""
 
@@ -79,7 +86,7 @@ class PatchEmbedder(keras.layers.Layer):
         self.projection.build((None, None, self.patch_size**2 * shape[-1]))
 
     def call(self, x):
-        tokens = self.projection(patchify(x, self.patch_size))  # (N, T, D)
+        tokens = on_tokens(self.projection, patchify(x, self.patch_size))  # (N, T, D)
         return tokens + tf.constant(self.position_table, tokens.dtype)
 
 

@@ -28,7 +28,8 @@ class StoredWeights(tf.Module):
 
     def tensors(self):
         """float32, in the order that they came in."""
-        wide = [tf.cast(value, tf.float32) for value in self.values]
+        read = [tf.convert_to_tensor(value) for value in self.values]  # here, not in each turn of the loop that uses it
+        wide = [tf.cast(value, tf.float32) for value in read]
         return [w / self.scales[str(i)] if str(i) in self.scales else w for i, w in enumerate(wide)]
 
     @property
