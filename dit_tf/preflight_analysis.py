@@ -112,15 +112,15 @@ def _note(program):
 
 
 def all_models():
-    """The rows of --model=all: the published sizes at 256 pixels in the four designs and at 512 in the paper's, and the
-    ladder of small ones on digits."""
+    """The rows of --model=all: the published sizes in the four designs at 256 and 512 pixels, and the ladder of small ones
+    on digits."""
     latents = dict(codec="vae", channels=3, num_classes=1000)
     large, small = (
         [(s, p) for s, row in SIZES.items() for p in row.patch_sizes if (s in _PUBLISHED) is published]
         for published in (True, False)
     )
-    asked = [(size, block, dict(latents, image_size=256)) for block in BLOCKS for size in large]
-    asked += [(size, "adaln_zero", dict(latents, image_size=512)) for size in large]
+    pixels = (256, 512)
+    asked = [(size, block, dict(latents, image_size=p)) for p in pixels for block in BLOCKS for size in large]
     asked += [(size, "adaln_zero", dict(image_size=8)) for size in small]
     return [
         row_of(size, patch_size, block, fields)
@@ -138,10 +138,12 @@ def row_of(size, patch_size, block, fields):
         model = abstract(lambda config=config: build.make_model(config))
         counts.append((count_parameters(model)[0], count_macs(model)))
     (one, macs_one), (two, macs_two) = counts
+    macs = macs_one + (depth - 1) * (macs_two - macs_one)
     return dict(
         model=name_of(width, depth, num_heads, patch_size),
         block=block,
         image_size=fields["image_size"],
         parameters=one + (depth - 1) * (two - one),
-        macs=macs_one + (depth - 1) * (macs_two - macs_one),
+        macs=macs,
+        flops=2 * macs,
     )

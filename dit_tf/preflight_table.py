@@ -5,6 +5,7 @@ import json
 import os
 
 from dit_tf.models.dit import SIZES
+from dit_tf.report import published
 from dit_tf.runtime.output_files import write_json
 
 PUBLISHED = [f"DiT-{size}/{patch}" for size in ("S", "B", "L", "XL") for patch in sorted(SIZES[size].patch_sizes)[::-1]]
@@ -12,11 +13,16 @@ _SAME = ("model", "topology", "settings")  # what a row is of
 
 
 def count_table(rows):
-    """Markdown of `all_models`."""
-    yield "| model | block | pixels | parameters (M) | multiply-adds (G) |\n|---|---|---|---|---|"
+    """Markdown of `all_models`, beside the figures of the paper's table 4 where it has them. What the paper calls Gflops
+    are multiply-adds."""
+    paper = published.counts()
+    yield "| model | block | pixels | parameters (M) | paper | multiply-adds (G) | paper | FLOPs (G) |"
+    yield "|---|---|---|---|---|---|---|---|"
     for row in rows:
-        numbers = f"{row['parameters'] / 1e6:.2f} | {row['macs'] / 1e9:.4g}"
-        yield f"| {row['model']} | {row['block']} | {row['image_size']} | {numbers} |"
+        name = row["model"], row["block"], row["image_size"]
+        parameters, gflops = map(str, paper[name]) if name in paper else ("", "")
+        numbers = [f"{row['parameters'] / 1e6:.2f}", parameters, f"{row['macs'] / 1e9:.5g}", gflops]
+        yield f"| {' | '.join(map(str, (*name, *numbers)))} | {row['flops'] / 1e9:.5g} |"
 
 
 def compiled_table(rows):

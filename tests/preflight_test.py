@@ -120,8 +120,8 @@ def test_of_loops_the_count_is_that_of_one_turn():
 def test_rows_of_all_models_follow_from_one_block_and_two(block):
     whole = analysis(RunConfig(model="DiT-Ti/2", block=block), encodes=False)  # four blocks
     row = row_of("Ti", 2, block, dict(image_size=8))
-    assert row == {name: whole[name] for name in row}
-    assert list(row) == ["model", "block", "image_size", "parameters", "macs"]
+    assert row == {name: whole[name] for name in row if name != "flops"} | {"flops": 2 * whole["macs"]}
+    assert list(row) == ["model", "block", "image_size", "parameters", "macs", "flops"]
 
 
 def test_the_table_of_all_models_is_the_one_in_the_docs():
@@ -130,12 +130,13 @@ def test_the_table_of_all_models_is_the_one_in_the_docs():
     latents = dict(codec="vae", channels=3, num_classes=1000)
     rows = [
         row_of("S", 4, "cross_attention", dict(latents, image_size=256)),
-        row_of("S", 8, "adaln_zero", dict(latents, image_size=512)),
+        row_of("S", 8, "in_context", dict(latents, image_size=512)),
+        row_of("XL", 2, "adaln_zero", dict(latents, image_size=512)),
         row_of("Mi", 1, "adaln_zero", dict(image_size=8)),
     ]
     table = page.split("## All models")[1]
     assert all(f"{line}\n" in table for line in "\n".join(count_table(rows)).splitlines())
-    assert table.count("\n| DiT-") == 12 * (4 + 1) + 12
+    assert table.count("\n| DiT-") == 12 * 4 * 2 + 12
 
 
 def test_the_table_of_a_slice_goes_on_where_it_stopped(run, tmp_path, monkeypatch):
