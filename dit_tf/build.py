@@ -16,7 +16,7 @@ from dit_tf.diffusion import likelihood as variational
 from dit_tf.diffusion.gaussian_diffusion import GaussianDiffusion
 from dit_tf.diffusion.schedules import linear_betas
 from dit_tf.models.autoencoder_kl import SCALING_FACTOR, AutoencoderKL
-from dit_tf.models.codec import PixelCodec, VaeCodec, tensors
+from dit_tf.models.codec import HaarCodec, PixelCodec, VaeCodec, tensors
 from dit_tf.models.costs import call_with
 from dit_tf.models.dit import DiT, size_of
 from dit_tf.pretrained import vae_map
@@ -51,6 +51,8 @@ def make_codec(config, vae=None):
     """vae: an `AutoencoderKL`, where the model works on latents and images must be encoded or decoded."""
     if config.codec == "vae":
         return VaeCodec(config.image_size, vae)
+    if config.codec == "haar":
+        return HaarCodec(config.image_size, config.channels)
     return PixelCodec(config.image_size, config.channels)
 
 
@@ -103,11 +105,21 @@ def make_train_step(config, model, vae=None, *, remat=False, scan_blocks=False, 
     )
 
 
-def make_trainer(config, model, vae=None, *, remat=False, scan_blocks=False, accumulation_steps=1, **options):
-    """Call it inside the strategy's scope, where model and vae must have been made too. options: of `DiTTrainer`."""
-    saving = dict(remat=remat, scan_blocks=scan_blocks, accumulation_steps=accumulation_steps)
-    step = make_train_step(config, model, vae, **saving)
-    return DiTTrainer(step, seed=config.seed, **options)
+def make_trainer(
+    config, model, vae=None, train_step=None, *, remat=False, scan_blocks=False, accumulation_steps=1, **options
+):
+    """Call it inside the strategy's scope, where model and vae must have been made too. options: of `DiTTrainer`.
+
+    train_step: that of an earlier trainer, made of the same arguments but for the seed, where its compilation is to
+    serve again; its network takes over the weights of `model`.
+    """
+    if train_step is None:
+        saving = dict(remat=remat, scan_blocks=scan_blocks, accumulation_steps=accumulation_steps)
+        train_step = make_train_step(config, model, vae, **saving)
+    else:
+        for variable, fresh in zip(train_step.model.trainable_variables, model.trainable_variables, strict=True):
+            variable.assign(fresh)
+    return DiTTrainer(train_step, seed=config.seed, **options)
 
 
 def make_sampler(config, model, options, strategy=None, vae=None):
@@ -224,7 +236,7 @@ def load_model(path):
 def _check_size(path, config):
     """ValueError where the configuration asks for a network or an image far larger than the file: before it is made."""
     size, length = size_of(config.model), os.path.getsize(path)
-    tokens = (config.image_size // size["patch_size"]) ** 2 // (1 if config.codec == "pixels" else 64)
+    tokens = (make_codec(config).input_size[0] // size["patch_size"]) ** 2
     least = 4 * 12 * size["width"] ** 2 * size["depth"]  # bytes: the leanest block has 12 D^2 weights
     if least > length or tokens > length:
         raise ValueError(f"{path} has {length} bytes, too few for the {config.model} that it claims to be.")

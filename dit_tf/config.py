@@ -5,7 +5,7 @@ import json
 
 OBJECTIVES = ("ddpm", "flow")
 PRECISIONS = ("float32", "bfloat16")
-CODECS = ("pixels", "vae")
+CODECS = ("pixels", "haar", "vae")
 CROPS = ("fast", "pil")
 _LISTS = ("ema_decays", "ema_stds")
 _LARGEST_STD = 12**-0.5  # of the mean of all steps, each with the same share
@@ -21,7 +21,7 @@ class RunConfig:
     num_classes: int = 10
     horizontal_flip: bool = False
     crop: str = "fast"
-    codec: str = "pixels"  # what the model diffuses: pixels, or latents of the autoencoder
+    codec: str = "pixels"  # what the model diffuses: pixels, their Haar bands, or latents of the autoencoder
     vae_sha256: str = ""  # of its encoder; empty: not known, as with published weights
     init_from: str = ""  # SHA-256 of the weights that training began with; empty: random ones
 

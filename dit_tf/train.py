@@ -31,15 +31,19 @@ from dit_tf.training.profile import parse_profile_steps
 
 
 def main(options):
-    with contextlib.ExitStack() as resources:
-        train(options, resources, resources.enter_context(StopRequest()))
-
-
-def train(options, resources, stop_request):
-    """resources: where the work directory's lock and the thread that saves are entered, to end with the run."""
     check_intervals(options)
     parse_profile_steps(options.profile_steps, options.train_steps)
-    strategy = flags.strategy_of(options, several_hosts=True)
+    with contextlib.ExitStack() as resources:
+        stop_request = resources.enter_context(StopRequest())
+        strategy = flags.strategy_of(options, several_hosts=True)
+        train(options, strategy, resources, stop_request)
+
+
+def train(options, strategy, resources, stop_request, train_step=None):
+    """resources: where the work directory's lock and the thread that saves are entered, to end with the run.
+
+    Returns its `TrainStep`. train_step: that of a training with the same flags but for the seed, see `make_trainer`.
+    """
     hosts = Hosts(strategy)
     stop_request.listen()
     check_batch("--global_batch_size", options.global_batch_size, strategy)
@@ -61,6 +65,7 @@ def train(options, resources, stop_request):
         check_same_run(config, snapshots)
         trainer = build.make_trainer(
             config, model, None if spec.vae_sha256 else vae,  # stored latents are encoded already
+            train_step,
             stop_step=options.train_steps, steps_per_execution=options.steps_per_execution, jit=options.xla,
             max_bad_steps=options.max_bad_steps, remat=options.remat, scan_blocks=options.scan_blocks,
             accumulation_steps=options.accumulation_steps,
@@ -89,7 +94,8 @@ def train(options, resources, stop_request):
     if not hosts.chief:  # the chief writes for all: the weights are the same everywhere
         with damage, stop_request.noting_interrupts():
             trainer.fit(batches, [stop_when_asked])
-        return hosts.part()
+        hosts.part()
+        return trainer.functions
 
     records = Records(options, run, resources)
     progress = records.callbacks(stop_when_asked)
@@ -103,6 +109,7 @@ def train(options, resources, stop_request):
         raise
     records.finish()
     hosts.part()
+    return trainer.functions
 
 
 @contextlib.contextmanager

@@ -8,11 +8,17 @@ from dit_tf.data.class_names import UNLABELLED
 from dit_tf.models.autoencoder_kl import SCALING_FACTOR
 from dit_tf.pretrained.fine_tuning import start_from
 
+_EVERY = (
+    "checkpoint_every", "log_every", "sample_every", "eval_every", "ema_snapshot_every", "keep_model_every",
+)  # fmt: skip
+
 
 def run_config(options, spec, vae):
     """Flags, data set and autoencoder -> RunConfig: what is left open by the flags comes from the data set."""
     flagged = {f.name: getattr(options, f.name) for f in dataclasses.fields(RunConfig) if hasattr(options, f.name)}
     latents = bool(spec.vae_sha256)
+    if options.haar and (latents or vae is not None):
+        raise ValueError("--haar goes with pixels: leave out --vae, and give a data set of images.")
     if latents and spec.scaling_factor != SCALING_FACTOR:
         raise ValueError(f"{options.dataset} has latents to be scaled by {spec.scaling_factor}, not {SCALING_FACTOR}.")
     if vae is not None and spec.channels != 3:
@@ -29,7 +35,7 @@ def run_config(options, spec, vae):
             image_size=options.image_size or spec.image_size or 256,
             channels=spec.channels,
             num_classes=spec.num_classes,
-            codec="vae" if latents or vae is not None else "pixels",
+            codec="vae" if latents or vae is not None else "haar" if options.haar else "pixels",
             vae_sha256=spec.vae_sha256 or (vae.encoder_sha256() if vae is not None else ""),
             init_from="",
         )
@@ -58,7 +64,9 @@ def check_intervals(options):
             raise ValueError(f"--{name} must be at least 1, got {getattr(options, name)}.")
     if options.ema_snapshot_every < 0:
         raise ValueError(f"--ema_snapshot_every must be at least 1, or 0 for none, got {options.ema_snapshot_every}.")
-    for name in ("checkpoint_every", "log_every", "sample_every", "eval_every", "ema_snapshot_every"):
+    if options.keep_model_every < 0:
+        raise ValueError(f"--keep_model_every must be at least 1, or 0 for none, got {options.keep_model_every}.")
+    for name in _EVERY:
         if getattr(options, name) % options.steps_per_execution:
             raise ValueError(
                 f"--{name} must be a multiple of --steps_per_execution ({options.steps_per_execution}), got "

@@ -4,6 +4,8 @@
 import os
 from typing import NamedTuple
 
+import tensorflow as tf
+
 from dit_tf import build, flags
 from dit_tf.config import RunConfig
 from dit_tf.data.class_names import ClassTable
@@ -27,6 +29,11 @@ from dit_tf.training.throughput import Throughput
 from dit_tf.training.trainer import DiTTrainer
 
 _SAMPLES_PER_CLASS, _MAX_SAMPLES = 5, 50
+
+
+def kept_model(workdir, step):
+    """Where --keep_model_every puts the averaged weights of a step."""
+    return os.path.join(workdir, "models", f"{step:08d}.keras")
 
 
 class Run(NamedTuple):
@@ -65,11 +72,14 @@ class Records:
         self._snapshot_saver.wait()
 
     def finish(self):
+        path = os.path.join(self.run.workdir, "model.keras")
+        self._write_model(path)
+        print(f"Finished at step {self.run.trainer.current_step()}. Averaged weights: {path}")
+
+    def _write_model(self, path):
         run = self.run
-        path = os.path.join(run.workdir, "model.keras")
         with writing_to(run.workdir):
             build.save_model(path, run.config, run.classes, run.trainer.ema_tensors())
-        print(f"Finished at step {run.trainer.current_step()}. Averaged weights: {path}")
 
     def callbacks(self, stop_when_asked):
         """What happens between executions, in this order. What a killed run left undone at its last step is done now.
@@ -88,7 +98,7 @@ class Records:
             callbacks.SaveCheckpoint(options.checkpoint_every, self.save),
             stop_when_asked,
         ]
-        if run.vae is not None or config.codec == "pixels":
+        if run.vae is not None or config.codec != "vae":
             found.append(callbacks.DrawSamples(options.sample_every, self._picture(log)))
         else:
             print("No pictures will be drawn: that would need --vae.")
@@ -99,7 +109,14 @@ class Records:
         if config.ema_stds:
             found.append(callbacks.SaveSnapshots(options.ema_snapshot_every, self._save_snapshot))
             found[-1].catch_up(run.start, options.train_steps, run.snapshots.steps())
+        if options.keep_model_every:
+            found.append(callbacks.SaveSnapshots(options.keep_model_every, self._keep_model))
+            there = tf.io.gfile.exists(kept_model(run.workdir, run.start))
+            found[-1].catch_up(run.start, options.train_steps, [run.start] if there else [])
         return found
+
+    def _keep_model(self, step):
+        self._write_model(kept_model(self.run.workdir, step))
 
     def _save_snapshot(self, step):
         self._snapshot_saver.save(step, self.run.trainer.averages_state(PowerFunction), self._texts)

@@ -81,9 +81,12 @@ def test_defining_flags_touches_no_other_definition():
 def test_the_documentation_lists_every_flag_once_with_its_default():
     sections = flags.documentation().split("\n## ")[1:]
     assert [section.split("\n")[0] for section in sections] == [f"python -m dit_tf.{name}" for name in flags.COMMANDS]
-    for command, section in zip(flags.COMMANDS, sections):
+    sections[-1], scoring = sections[-1].split("\n### ")  # of the last, study, what its plans take besides
+    definers = [*flags.COMMANDS.values(), flags.define_scoring]
+    for define, section in zip(definers, [*sections, scoring], strict=True):
         rows = re.findall(r"^\| `--(\w+)` \| (.*?) \| (.+) \|$", section, re.MULTILINE)
-        values = defined(command)
+        values = absl_flags.FlagValues()
+        define(values)
         assert sorted(name for name, _, _ in rows) == sorted(values)
         for name, shown, meaning in rows:
             default = values[name].default

@@ -22,6 +22,7 @@ ROOMS = {
     "training": ("runtime",),  # model and process come as arguments
     "evaluation": ("runtime",),
     "serving": (*GROUND, "samplers"),
+    "report": (*GROUND, "evaluation"),
 }
 ROOMS["build"] = tuple(room for room in ROOMS if room != "__init__")
 ROOMS["flags"] = (*ROOMS["build"], "build")

@@ -19,9 +19,11 @@ from dit_tf.flags.commands import (
 from dit_tf.flags.documentation import documentation
 from dit_tf.flags.groups import strategy_of
 from dit_tf.flags.serving import define_app, define_export, define_query
+from dit_tf.flags.study import define_scoring, define_study
 
 __all__ = [
     "COMMANDS", "FLAGS", "define_app", "define_convert", "define_ema", "define_encode", "define_evaluate",
-    "define_export", "define_preflight", "define_query", "define_sample", "define_score_digits", "define_train",
+    "define_export", "define_preflight", "define_query", "define_sample", "define_score_digits", "define_scoring",
+    "define_study", "define_train",
     "documentation", "resolved", "run", "strategy_of",
 ]  # fmt: skip

@@ -16,6 +16,7 @@ from dit_tf.flags.groups import (
 )
 from dit_tf.flags.preflight import define_compilation
 from dit_tf.flags.serving import define_app, define_export, define_query
+from dit_tf.flags.study import define_study
 from dit_tf.models.dit import BLOCKS
 from dit_tf.pretrained.published import DOWNLOADS, PUBLISHED
 from dit_tf.samplers.options import SamplerOptions
@@ -30,6 +31,7 @@ def define_train(values):
     define_data(define, c)
     define.bool("unconditional", False, "Train without classes.")
     define.string("vae", None, "Autoencoder: train on its latents. With --dataset=latents:DIR it draws the pictures.")
+    define.bool("haar", False, "Train on the four Haar bands of the pixels, half the side: channels as latents have.")
     define.string("init_from", None, "Begin with the weights of a .keras file or work directory (fine-tuning).")
     define.string("model", c.model, "DiT-{XL,L,B,S}/{2,4,8}, DiT-{Xs,Ti,Na,Mi}/{1,2,4} or DiT-WIDTHxDEPTHxHEADS/PATCH.")
     define.string("block", c.block, f"Block design: {', '.join(BLOCKS)}.")
@@ -55,6 +57,7 @@ def define_train(values):
     define.integer("checkpoint_every", 1000, "Steps between checkpoints.")
     define.integer("keep_checkpoints", 3, "How many of the newest checkpoints stay.")
     define.float("keep_checkpoint_hours", None, "One checkpoint of every so many hours stays too, for good; 0: none.")
+    define.integer("keep_model_every", 0, "Steps between files of averaged weights, WORKDIR/models, for good; 0: none.")
     define.integer("max_bad_steps", 10, "Stop after so many steps in a row whose loss or gradient is not finite.")
     define.integer("log_every", 100, "Steps between lines of metrics.jsonl.")
     define.list(
@@ -194,4 +197,5 @@ COMMANDS = {
     "app": define_app,
     "preflight": define_preflight,
     "score_digits": define_score_digits,
+    "study": define_study,
 }

@@ -1,4 +1,4 @@
-"""Images <-> what the model diffuses: the pixels themselves, or latents of the autoencoder.
+"""Images <-> what the model diffuses: the pixels themselves, their Haar bands, or latents of the autoencoder.
 
 Three stages: images, uint8; examples, which are images or the moments that `dit_tf.encode` stored; x, the diffused.
 A codec's weights are arguments, tensors in the order of its variables, so that a compiled program captures nothing.
@@ -41,6 +41,40 @@ class PixelCodec:
     def decode(self, weights, x):
         """(N, H, W, C) float32 -> uint8."""
         return to_uint8(x)
+
+
+class HaarCodec:
+    """The model works on the four bands of one level of the orthonormal Haar transform: half the side, four times the
+    channels. Noise is white in either basis, so diffusion is that of pixels; what a model sees has channels of
+    different meaning, as latents have, without an autoencoder."""
+
+    bounded = False  # the means reach from -2 to 2, the details have another range each
+    bin_width = None
+    guided_channels = None
+    encoder_variables = decoder_variables = ()
+
+    def __init__(self, image_size, channels):
+        """ValueError unless 2 divides the size."""
+        if image_size % 2:
+            raise ValueError(f"--image_size must be divisible by 2 with --haar, got {image_size}.")
+        self.input_size = (image_size // 2, image_size // 2)
+        self.channels = 4 * channels
+        self.image_shape = (image_size, image_size, channels)
+
+    def encode(self, weights, examples, seeds):
+        """(N, 2h, 2w, C) uint8 -> (N, h, w, 4C) float32: means, differences of columns, of rows, and of both."""
+        x = tf.reshape(scale_pixels(examples), (-1, self.input_size[0], 2, self.input_size[1], 2, self.image_shape[2]))
+        x = tf.einsum("nhiwjc,bij->nhwbc", x, tf.constant(_HAAR))
+        return tf.reshape(x, (-1, *self.input_size, self.channels))
+
+    def decode(self, weights, x):
+        """(N, h, w, 4C) float32 -> uint8."""
+        bands = tf.reshape(x, (-1, *self.input_size, 4, self.image_shape[2]))
+        return to_uint8(tf.reshape(tf.einsum("nhwbc,bij->nhiwjc", bands, tf.constant(_HAAR)), (-1, *self.image_shape)))
+
+
+# (band, row, column) of a square of 2 x 2: orthonormal, and its own inverse but for the order of the axes.
+_HAAR = [[[0.5, 0.5], [0.5, 0.5]], [[0.5, -0.5], [0.5, -0.5]], [[0.5, 0.5], [-0.5, -0.5]], [[0.5, -0.5], [-0.5, 0.5]]]
 
 
 class VaeCodec:

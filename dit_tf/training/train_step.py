@@ -4,6 +4,7 @@ Nothing is captured, so that `DiTTrainer` wraps them, a replica runs them and an
 the same functions; between the two stands only the sum of the gradients over the replicas.
 """
 
+import functools
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -53,6 +54,12 @@ class TrainStep:
         count = self.accumulation_steps
         _, sums = tf.while_loop(lambda i, _: i < count, add, (tf.constant(0), zeros), maximum_iterations=count)
         return tf.nest.map_structure(lambda value: value / count, sums)
+
+    @functools.cached_property
+    def compiled(self):
+        """(loss_and_gradients, update) for XLA, the same to every trainer: what is compiled for one serves the next."""
+        functions = self.loss_and_gradients, self.update
+        return tuple(tf.function(function, jit_compile=True, autograph=False) for function in functions)
 
     def _split(self, x):
         """(N, ...) -> (parts, N / parts, ...)"""

@@ -94,14 +94,13 @@ class DiTTrainer(keras.Model):
         replica = tf.distribute.get_replica_context()
         step = tf.convert_to_tensor(self.step.value)
         state, frozen = self.state(), _tensors(self.functions.codec.encoder_variables)
-        compiled = self._compiled_on_host_devices(replica.strategy)
-        seed = tf.constant(self.seed, tf.int64)
-        losses, gradients = compiled(self.functions.loss_and_gradients)(state.params, frozen, batch, seed, step)
+        loss_and_gradients, update = self._compiled_on_host_devices(replica.strategy)
+        losses, gradients = loss_and_gradients(state.params, frozen, batch, tf.constant(self.seed, tf.int64), step)
         share = 1.0 / replica.num_replicas_in_sync
         losses, gradients = replica.all_reduce(
             tf.distribute.ReduceOp.SUM, tf.nest.map_structure(lambda value: value * share, (losses, gradients))
         )
-        new, logs = compiled(self.functions.update)(state, losses, gradients, step + 1)
+        new, logs = update(state, losses, gradients, step + 1)
         for variable, value in zip(tf.nest.flatten(self.variables_of), tf.nest.flatten(new)):
             variable.value.assign(value)  # each replica its own copy: no reduction, they are equal already
         self.step.value.assign(step + 1)
@@ -110,8 +109,8 @@ class DiTTrainer(keras.Model):
     def _compiled_on_host_devices(self, strategy):
         """A TPU replica function is compiled as a whole, and a nested must-compile call would leave the TPU."""
         if not self.jit or is_tpu(strategy):
-            return lambda function: function
-        return lambda function: tf.function(function, jit_compile=True, autograph=False)
+            return self.functions.loss_and_gradients, self.functions.update
+        return self.functions.compiled
 
     def make_train_function(self, force=False):
         if self.train_function is not None and not force:

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from dit_tf.models.autoencoder_kl import SCALING_FACTOR, AutoencoderKL
-from dit_tf.models.codec import PixelCodec, VaeCodec, scale_pixels, tensors, to_uint8
+from dit_tf.models.codec import HaarCodec, PixelCodec, VaeCodec, scale_pixels, tensors, to_uint8
 from dit_tf.runtime.seeds import RowSeeds, Stream
 
 _CODEC = PixelCodec(image_size=16, channels=1)
@@ -41,6 +41,30 @@ def test_decoding_follows_the_published_rule_everywhere(rng):
     x = rng.uniform(-1.3, 1.3, (4, 50, 50, 3)).astype(np.float32)
     expected = np.clip(np.float32(127.5) * x + np.float32(128), 0, 255).astype(np.uint8)
     np.testing.assert_array_equal(_CODEC.decode([], x), expected)
+
+
+_HAAR = HaarCodec(image_size=8, channels=3)
+
+
+@pytest.mark.parametrize("jit", [False, True])
+def test_haar_bands_are_an_orthonormal_basis_of_the_pixels(rng, jit):
+    """Lengths and grey levels survive: each band is half the sum of four pixels with signs."""
+    images = rng.integers(0, 256, (5, 8, 8, 3), np.uint8)
+    around = tf.function(lambda x: (_HAAR.encode([], x, None), _HAAR.decode([], _HAAR.encode([], x, None))), jit_compile=jit)
+    bands, decoded = around(images)
+    assert bands.shape == (5, *_HAAR.input_size, _HAAR.channels) == (5, 4, 4, 12)
+    np.testing.assert_array_equal(decoded, images)
+    pixels = scale_pixels(images).numpy()
+    # Sums of 64 squares in float32.
+    np.testing.assert_allclose(np.square(bands).sum((1, 2, 3)), np.square(pixels).sum((1, 2, 3)), rtol=1e-5)
+    a, b, c, d = pixels[:, ::2, ::2], pixels[:, ::2, 1::2], pixels[:, 1::2, ::2], pixels[:, 1::2, 1::2]
+    expected = np.concatenate([a + b + c + d, a - b + c - d, a + b - c - d, a - b - c + d], axis=-1) / 2
+    np.testing.assert_allclose(bands, expected, atol=1e-6)
+
+
+def test_haar_bands_need_an_even_side():
+    with pytest.raises(ValueError, match="--image_size must be divisible by 2 with --haar, got 7"):
+        HaarCodec(image_size=7, channels=1)
 
 
 def test_the_codec_says_what_the_model_works_on():

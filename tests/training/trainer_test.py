@@ -117,7 +117,7 @@ def test_two_replicas_take_the_step_of_one(make_trainer, batches, arrays, one_de
 
 def test_the_step_reduces_once_over_replicas(make_trainer, batches):
     """Gradients, the loss terms and the loss by quarter in one batched call, nothing else."""
-    trainer = make_trainer(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]), stop_step=1)
+    trainer = make_trainer(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]), stop_step=1, jit=False)
     calls = []
     reduce = trainer.distribute_strategy.extended._batch_reduce_to
 
@@ -132,7 +132,7 @@ def test_the_step_reduces_once_over_replicas(make_trainer, batches):
 
 def test_the_logs_are_means_over_the_execution(one_device, make_trainer, batches, seen_logs):
     def logs(steps_per_execution):
-        trainer = make_trainer(one_device, stop_step=4, steps_per_execution=steps_per_execution)
+        trainer = make_trainer(one_device, stop_step=4, steps_per_execution=steps_per_execution, jit=False)
         return seen_logs(trainer, batches())
 
     single, (together,) = logs(1), logs(4)

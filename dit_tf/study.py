@@ -1,0 +1,83 @@
+"""Train and score a grid of models, and write a table and a report of it:
+
+    python -m dit_tf.study --plan=launch/plans/digits-quick --workdir=runs/study
+    python -m dit_tf.study --plan=launch/plans/imagenet256 --workdir=runs/imagenet --list --topology=v4:2x2x4
+
+The same command again, after an interruption, goes on where it stopped: WORKDIR/table.csv is that of a study that never
+stopped. WORKDIR/report/report.html shows the paper's figures.
+"""
+
+if __name__ == "__main__":  # before the seconds that the imports take
+    from dit_tf.runtime import preemption
+
+    preemption.end_at_sigterm()
+
+import os
+
+from dit_tf import flags
+from dit_tf.evaluate_samples import versions
+from dit_tf.report.page import require_matplotlib, write_report
+from dit_tf.report.study_data import StudyData
+from dit_tf.runtime.workdir import hold, writing_to
+from dit_tf.study_cost import Clock, listing, seconds_of
+from dit_tf.study_grid import rows_of, trainings_of
+from dit_tf.study_plan import read_plan
+from dit_tf.study_table import Table
+from dit_tf.study_work import Worker
+
+
+def main(options):
+    if not options.plan:
+        raise ValueError("--plan must be given: a file such as launch/plans/digits-quick.")
+    if options.topology and not options.list:
+        raise ValueError(f"--topology goes with --list, got --topology={options.topology}.")
+    if not options.workdir and not options.list:
+        raise ValueError("--workdir must be given: where trainings, table and report go.")
+    plan = read_plan(options.plan)
+    trainings = trainings_of(plan)
+    rows = rows_of(plan, trainings)
+    if options.list:
+        return print(*listing(trainings, rows, options.topology), sep="\n")
+    require_matplotlib()
+    strategy = flags.strategy_of(options)
+    with hold(options.workdir):
+        worker, table = Worker(options.workdir, strategy), Table(options.workdir)
+        if not options.report:
+            work(trainings, rows, worker, table, strategy)
+        report(plan, trainings, rows, worker, table)
+
+
+def work(trainings, rows, worker, table, strategy):
+    """Trainings of one program one after the other, then their rows: what is compiled serves all seeds."""
+    todo = [unit for unit in trainings if not worker.is_trained(unit)] + [
+        row for row in rows if table.read(row) is None
+    ]
+    clock = Clock(worker.workdir, strategy, [*trainings, *rows], todo)
+    for program in dict.fromkeys(training.program for training in trainings):
+        mine = [training for training in trainings if training.program == program]
+        for training in (training for training in mine if training in todo):
+            with clock.timing(training, f"training {training.name}"):
+                worker.train(training)
+        for row in (row for row in rows if row in todo and row.training in mine):
+            with clock.timing(row, f"{row.scoring.name} of {row.training.name} at step {row.step}"):
+                table.write(row, worker.score(row))
+
+
+def report(plan, trainings, rows, worker, table):
+    with writing_to(worker.workdir):
+        found = table.assemble(rows)
+        if not found:
+            raise ValueError(f"--workdir={worker.workdir} has no row of {plan.path} yet: run it without --report.")
+        facts = dict(plan=plan.text, rows=len(found), rows_planned=len(rows), trainings=len(trainings))
+        facts |= dict(seconds=round(seconds_of(worker.workdir)), **versions())
+        losses = {training.name: worker.losses(training) for training in trainings}
+        pictures = {training.name: worker.pictures(training) for training in trainings}
+        images = {name: images for name, images in pictures.items() if images is not None}
+        written = write_report(
+            StudyData(plan.title, facts, found, losses, images), os.path.join(worker.workdir, "report")
+        )
+    print(f"{len(found)} of {len(rows)} rows: {table.path}; {written}")
+
+
+if __name__ == "__main__":
+    flags.run(main, flags.define_study)

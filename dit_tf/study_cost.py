@@ -1,0 +1,90 @@
+"""What a study costs: expected before it runs, and measured while it does."""
+
+import contextlib
+import json
+import os
+import time
+
+from dit_tf.runtime.distribution import make_strategy
+from dit_tf.runtime.peak_flops import peak_flops
+from dit_tf.runtime.tpu_chips import parse_topology
+from dit_tf.study_grid import Training
+
+_SECONDS = "seconds.jsonl"
+_SHARE_OF_PEAK = 0.4  # of the FLOPs of a device that a training or a sampler may be expected to use
+_START_SECONDS = {True: 12.0, False: 2.0}  # of a training, which is compiled; of a row, whose program often is already
+_UNKNOWN_PEAK = 1e12  # FLOPs per second, of a TPU that does not say of which kind it is
+
+
+def expected_seconds(unit, peak):
+    """Of a `Training` or a `Row`, on devices that together do so many FLOPs per second at best."""
+    return _START_SECONDS[isinstance(unit, Training)] + 2 * unit.macs / (_SHARE_OF_PEAK * peak)
+
+
+def listing(trainings, rows, topology):
+    """Lines of Markdown: what would run, with parameters, multiply-adds, memory and time by count (see preflight)."""
+    where = None if topology is None else parse_topology(topology)
+    peak = where.chip.peak_flops * where.cores if where else peak_flops(make_strategy(), trainings[0].config.precision)
+    yield "| training | runs | steps | parameters (M) | MACs (M) | training (GMACs) | state (MiB) | rows | expected |"
+    yield "|---|---|---|---|---|---|---|---|---|"
+    for program in dict.fromkeys(training.program for training in trainings):
+        mine = [training for training in trainings if training.program == program]
+        their_rows = [row for row in rows if row.training in mine]
+        first, counts = mine[0], mine[0].counts
+        seconds = sum(expected_seconds(unit, peak) for unit in (*mine, *their_rows))
+        cells = [first.name, len(mine), first.options.train_steps, f"{counts['parameters'] / 1e6:.2f}"]
+        cells += [f"{counts['macs'] / 1e6:.4g}", f"{first.macs / 1e9:.4g}", f"{counts['state_bytes'] / 2**20:.0f}"]
+        yield f"| {' | '.join(map(str, (*cells, len(their_rows), duration(seconds))))} |"
+    total = sum(expected_seconds(unit, peak) for unit in (*trainings, *rows))
+    place = f"{topology}, by its FLOPs" if where else "this machine"
+    yield (
+        f"\n{len(trainings)} trainings, {len(rows)} rows: about {duration(total)} on {place} at {_SHARE_OF_PEAK:.0%} of "
+        "its peak. State is that of weights, two moments and averages on each core; activations come on top: `python -m "
+        "dit_tf.preflight --model=... --topology=...` compiles the step and says how much."
+    )
+
+
+def duration(seconds):
+    """In the unit that suits: "48 s", "12 min", "3.4 h", "2.1 days"."""
+    for size, unit in ((86400, "days"), (3600, "h")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds / 60:.0f} min" if seconds >= 120 else f"{seconds:.0f} s"
+
+
+def seconds_of(workdir):
+    """What all parts of a study took so far."""
+    path = os.path.join(workdir, _SECONDS)
+    if not os.path.exists(path):
+        return 0.0
+    with open(path, encoding="utf-8") as file:
+        return sum(json.loads(line)["seconds"] for line in file if line.endswith("\n"))
+
+
+class Clock:
+    """How far a study is. WORKDIR/seconds.jsonl: what each part of it took, over all the times that it was started."""
+
+    def __init__(self, workdir, strategy, units, todo):
+        """units: all trainings and rows; todo: those of them that are not there yet."""
+        self._path = os.path.join(workdir, _SECONDS)
+        self._count = len(units)
+        peak = peak_flops(strategy, "float32") or _UNKNOWN_PEAK
+        self._expected = {id(unit): expected_seconds(unit, peak) for unit in units}
+        self._total, self._todo = sum(self._expected.values()), {id(unit) for unit in todo}
+        self._began, self._expected_since = time.monotonic(), 0.0
+
+    @contextlib.contextmanager
+    def timing(self, unit, name):
+        """Says what begins and how far the study is; then notes what it took."""
+        left = sum(self._expected[one] for one in self._todo)
+        pace = (time.monotonic() - self._began) / self._expected_since if self._expected_since else 1.0
+        done = f"{self._count - len(self._todo)} of {self._count} parts, {1 - left / self._total:.0%} of the work"
+        print(f"== {done} done, about {duration(left * pace)} left: {name}", flush=True)
+        began = time.monotonic()
+        try:
+            yield
+            self._todo.discard(id(unit))
+            self._expected_since += self._expected[id(unit)]
+        finally:
+            with open(self._path, "a", encoding="utf-8") as file:
+                file.write(json.dumps(dict(part=name, seconds=round(time.monotonic() - began, 2))) + "\n")

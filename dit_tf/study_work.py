@@ -1,0 +1,186 @@
+"""The work of a study: one training, and one row of its table."""
+
+import contextlib
+import io
+import json
+import os
+
+import keras
+import numpy as np
+
+from dit_tf import build
+from dit_tf.data.pipeline import open_dataset, real_images
+from dit_tf.data.source_images import SourceImages
+from dit_tf.evaluate_samples import make_evaluator, versions
+from dit_tf.evaluation.class_agreement import class_agreement, train_classifier
+from dit_tf.models.codec import scale_pixels
+from dit_tf.runtime.output_files import replace_file
+from dit_tf.runtime.preemption import StopRequest
+from dit_tf.samplers.drawn_images import DrawnImages
+from dit_tf.samplers.labels import LABEL_POLICIES
+from dit_tf.train import train
+from dit_tf.train_records import kept_model
+
+PICTURED = 10  # images of each model that the report shows, from the same noise
+_MOST_JUDGED = 5000  # images of a data set whose classes are learnt by the judge, whose time grows with their square
+
+
+class Worker:
+    """Trains and scores in this process, on one strategy. What one row has compiled serves the next where it can."""
+
+    def __init__(self, workdir, strategy):
+        self.workdir, self._strategy = workdir, strategy
+        self._program, self._train_step, self._samplers = None, None, []
+        self._evaluators, self._judges = {}, {}
+
+    def path_of(self, training):
+        return os.path.join(self.workdir, "runs", training.name)
+
+    def is_trained(self, training):
+        return os.path.exists(kept_model(self.path_of(training), training.options.train_steps))
+
+    def train(self, training):
+        """To the end, from wherever it was."""
+        options = training.options
+        options.workdir = self.path_of(training)
+        self._begin(training)
+        with contextlib.ExitStack() as resources:
+            stop_request = resources.enter_context(StopRequest())
+            self._train_step = train(options, self._strategy, resources, stop_request, self._train_step)
+
+    def score(self, row):
+        """{name: value} of a row: what it is of, what it cost, its scores, and where they come from."""
+        training, options = row.training, row.scoring.options
+        self._begin(training)
+        config = training.config
+        model = build.load_model(kept_model(self.path_of(training), row.step))
+        sampler = self._sampler(config, model, row.scoring.asked, options.vae)
+        params = build.weights_of(model)
+        labels = LABEL_POLICIES[options.label_policy](options.seed, options.num_samples, config.num_classes)
+        facts = dict(weights_sha256=build.weights_digest(params), label_policy=options.label_policy)
+        drawn = DrawnImages(sampler, params, labels, options.seed, facts)
+        images = Held(drawn, options.batch_size) if options.features == "pixels" else drawn
+        evaluator, facts = self._evaluator(training, options, images.shape)
+        scores = evaluator(images, name=row.key).numbers()
+        if options.features == "pixels":
+            scores |= self._agreement(training, images, labels)
+        if row.baseline and row.step == training.options.train_steps:
+            self._keep_pictures(training, images)
+        evaluations = getattr(images, "evaluations", sampler.solver.evaluations)
+        loss = [loss for step, loss in self.losses(training) if step <= row.step][-1:]
+        provenance = dict(
+            samples=drawn.provenance(), features_sha256=dict(evaluator.features_sha256), **facts, **versions()
+        )
+        return (
+            described(row, sampler.options, evaluations)
+            | dict(loss=(loss or [None])[0])
+            | scores
+            | dict(provenance=provenance)
+        )
+
+    def losses(self, training):
+        """[(step, mean loss since the step before)]; none of a training that has not begun."""
+        path = os.path.join(self.path_of(training), "metrics.jsonl")
+        if not os.path.exists(path):
+            return []
+        with open(path, encoding="utf-8") as file:
+            lines = [json.loads(line) for line in file if line.endswith("\n")]
+        return [(line["step"], line["loss"]) for line in lines if "loss" in line]
+
+    def pictures(self, training):
+        """uint8 (K, H, W, C), or None where they are not there yet."""
+        path = self._pictures(training)
+        return np.load(path) if os.path.exists(path) else None
+
+    def _begin(self, training):
+        """Forget what was compiled for another network: a study is of many."""
+        if self._program != training.program:
+            self._program, self._train_step, self._samplers = training.program, None, []
+            keras.backend.clear_session()
+
+    def _sampler(self, config, model, asked, vae):
+        for sampler in self._samplers:
+            with contextlib.suppress(ValueError):
+                return sampler.with_options(asked)
+        vae = build.load_vae(vae, config.precision, config.vae_sha256) if vae else None
+        self._samplers.append(build.make_sampler(config, model, asked, self._strategy, vae))
+        return self._samplers[-1]
+
+    def _evaluator(self, training, options, shape):
+        wanted = {name: options[name].value for name in ("reference", "reference_split", "features", "inception")}
+        config = training.config
+        key = (
+            *wanted.values(),
+            *(() if options.reference else (config.dataset, config.split)),
+            shape,
+            options.batch_size,
+        )
+        if key not in self._evaluators:
+            reference = None
+            if not options.reference:
+                source = open_dataset(config.dataset, training.options.data_dir)
+                reference = SourceImages("--dataset", source, config.split, config.image_size, config.crop)
+            partial = os.path.join(self.workdir, "evaluation", f"set-{len(self._evaluators)}")
+            made = make_evaluator(options, self._strategy, shape, options.batch_size, partial, reference)
+            self._evaluators[key] = made
+        return self._evaluators[key]
+
+    def _agreement(self, training, images, labels):
+        """{"class_agreement"}, of small labelled data sets."""
+        config = training.config
+        if config.dataset not in self._judges:
+            source = open_dataset(config.dataset, training.options.data_dir)
+            judge = None
+            if config.num_classes > 1 and source.spec(config.split).num_examples <= _MOST_JUDGED:
+                real, classes = real_images(source, config.split)
+                judge = train_classifier(_features(real), classes)
+            self._judges[config.dataset] = judge
+        judge = self._judges[config.dataset]
+        return {} if judge is None else dict(class_agreement=class_agreement(judge, _features(images.images), labels))
+
+    def _pictures(self, training):
+        return os.path.join(self.path_of(training), "pictures.npy")
+
+    def _keep_pictures(self, training, images):
+        content = io.BytesIO()
+        np.save(content, next(iter(images.batches(PICTURED)))[:PICTURED])
+        replace_file(self._pictures(training), content.getvalue())
+
+
+class Held:
+    """A set of small images, drawn once and kept in memory. evaluations: of the network for an image, in the mean."""
+
+    def __init__(self, drawn, batch_size):
+        batches = list(drawn.draws(batch_size))
+        self.images = np.concatenate([batch.images for batch in batches])
+        self.evaluations = float(np.concatenate([batch.work.evaluations for batch in batches]).mean())
+        self.count, self.shape, self.provenance = drawn.count, drawn.shape, drawn.provenance
+
+    def batches(self, batch_size, first=0):
+        return (self.images[i : i + batch_size] for i in range(first, self.count, batch_size))
+
+
+def described(row, options, evaluations):
+    """What a row is of, and what it costs; options: of the sampler, resolved."""
+    training, config = row.training, row.training.config
+    macs, doubled = training.counts["macs"], 2 if options.guided else 1
+    flow = config.objective == "flow"
+    some = options.guided and options.guided_channels not in (None, build.make_codec(config).channels)
+    guided_channels = options.guided_channels if some else None  # None: all
+    return dict(
+        run=training.name, group=training.group, score=row.scoring.name, baseline=row.baseline, step=row.step,
+        seed=config.seed, dataset=config.dataset, model=config.model, block=config.block, codec=config.codec,
+        image_size=config.image_size, objective=config.objective, path=config.path if flow else "",
+        prediction=config.prediction if flow else "noise", loss_weight=config.loss_weight,
+        global_batch_size=config.global_batch_size, parameters=training.counts["parameters"], macs=macs,
+        training_macs=3 * macs * config.global_batch_size * row.step,
+        sampler=options.sampler, solver=options.solver, num_steps=options.num_steps, evaluations=evaluations,
+        cfg_scale=options.cfg_scale, guided_channels=guided_channels,
+        diffusion=options.diffusion if options.sampler == "sde" else "",
+        sampling_macs=macs * evaluations * doubled, num_samples=row.scoring.options.num_samples,
+        features=row.scoring.options.features,
+    )  # fmt: skip
+
+
+def _features(images):
+    return scale_pixels(images).numpy().reshape(len(images), -1)

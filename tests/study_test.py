@@ -1,0 +1,191 @@
+"""python -m dit_tf.study: its table does not depend on when it was interrupted, nor on what else its plan holds."""
+
+import csv
+import json
+import os
+import pathlib
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from dit_tf import evaluate, flags, study
+
+PLAN = """# Two sizes, for the tests
+[train sizes]
+{data} --model=DiT-Mi/4|DiT-Na/4
+--global_batch_size=16 --learning_rate=1e-3 --ema_decay=0.9 --sample_every=0
+--train_steps=40 --steps_per_execution=10 --log_every=10 --checkpoint_every=20 --keep_model_every=20
+--seed=0|1
+[score quality of sizes]
+--steps=every --sampler=ddim --num_steps=4 --num_samples=80 --label_policy=balanced --features=pixels
+[score guided of sizes]
+--sampler=ddim --num_steps=4 --num_samples=80 --label_policy=balanced --features=pixels
+--cfg_scale=1.5|2
+"""
+ROWS = 4 * 2 + 4 * 2
+
+
+@pytest.fixture(scope="module")
+def data(tiny_flags):
+    return next(flag for flag in tiny_flags if flag.startswith("--data_dir"))
+
+
+@pytest.fixture(scope="module")
+def plan(data, tmp_path_factory):
+    path = tmp_path_factory.mktemp("plan") / "two-sizes"
+    path.write_text(PLAN.format(data=data))
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(parse):
+    return lambda *arguments: study.main(parse(flags.define_study, *arguments))
+
+
+@pytest.fixture(scope="module")
+def unbroken(run, plan, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("study")
+    run(f"--plan={plan}", f"--workdir={workdir}")
+    return workdir
+
+
+def rows_of(workdir):
+    return [json.loads(line) for line in (workdir / "table.jsonl").read_text().splitlines()]
+
+
+def test_one_row_for_each_run_checkpoint_and_sampler(unbroken):
+    rows = rows_of(unbroken)
+    assert len(rows) == ROWS
+    told = {(row["model"], row["seed"], row["step"], row["cfg_scale"]) for row in rows}
+    assert len(told) == ROWS
+    for row in rows:
+        assert row["training_macs"] == 3 * row["macs"] * 16 * row["step"]
+        assert row["sampling_macs"] == row["macs"] * 4 * (2 if row["cfg_scale"] != 1 else 1) and row["evaluations"] == 4
+        assert row["baseline"] == (row["score"] == "quality") and 0 <= row["class_agreement"] <= 1
+        assert row["fd_pixels"] > 0 and row["loss"] > 0
+        provenance = row["provenance"]
+        assert provenance["tensorflow"] and provenance["samples"]["seed"] == 0
+        assert set(provenance["features_sha256"]) == {"reference", "samples"}
+        assert str(unbroken) not in json.dumps(row)
+    with open(unbroken / "table.csv", newline="") as file:
+        table = list(csv.DictReader(file))
+    assert [float(line["fd_pixels"]) for line in table] == [row["fd_pixels"] for row in rows]
+    assert len({line["weights_sha256"] for line in table}) == 8
+
+
+def test_a_row_has_the_numbers_of_evaluate(unbroken, parse, data, tmp_path):
+    row = next(
+        row for row in rows_of(unbroken) if row["step"] == 20 and row["model"] == "DiT-Na/4" and row["seed"] == 1
+    )
+    weights, output = unbroken / "runs" / row["run"] / "models" / "00000020.keras", tmp_path / "metrics.json"
+    sampling = ["--sampler=ddim", "--num_steps=4", "--num_samples=80", "--label_policy=balanced", data]
+    scoring = ["--features=pixels", "--reference=digits", f"--weights={weights}", f"--output={output}"]
+    evaluate.main(parse(flags.define_evaluate, *sampling, *scoring))
+    metrics = json.loads(output.read_text())
+    assert {name: row[name] for name in ("fd_pixels", "precision_pixels", "recall_pixels")} == {
+        name: pytest.approx(metrics[name], rel=1e-6) for name in ("fd_pixels", "precision_pixels", "recall_pixels")
+    }
+    assert metrics["provenance"]["samples"]["weights_sha256"] == row["provenance"]["samples"]["weights_sha256"]
+
+
+def test_the_report_shows_the_same_noise_through_every_model(unbroken):
+    pictures = [np.load(path) for path in sorted(unbroken.glob("runs/**/pictures.npy"))]
+    assert len(pictures) == 4 and all(p.shape == (10, 8, 8, 1) and p.dtype == np.uint8 for p in pictures)
+    page = (unbroken / "report" / "report.html").read_text()
+    assert (
+        "Two sizes, for the tests" in page
+        and "FD-pixels-80" in page
+        and "http://" not in page.replace("www.w3.org", "")
+    )
+
+
+def test_a_plan_that_has_grown_keeps_its_rows(unbroken, run, plan, tmp_path):
+    """And computes those alone that are new."""
+    before = {path: path.stat().st_mtime_ns for path in unbroken.glob("rows/*")}
+    grown = tmp_path / "grown"
+    grown.write_text(plan.read_text().replace("[score guided", "[score fewer of sizes]\n--num_samples=70 --sampler=ddim "
+                                              "--num_steps=4 --features=pixels\n[score guided"))  # fmt: skip
+    run(f"--plan={grown}", f"--workdir={unbroken}")
+    try:
+        assert len(rows_of(unbroken)) == ROWS + 4
+        assert {path: path.stat().st_mtime_ns for path in before} == before
+    finally:
+        run(f"--plan={plan}", f"--workdir={unbroken}", "--report")
+    assert len(rows_of(unbroken)) == ROWS
+
+
+def start(plan, workdir):
+    command = [sys.executable, "-m", "dit_tf.study", f"--plan={plan}", f"--workdir={workdir}"]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def killed(plan, workdir, kills, seed):
+    """Kills so many times, each somewhere in the next parts of the study; then lets it end. The number of kills."""
+    rng, count = random.Random(seed), 0
+    while True:
+        process = start(plan, workdir)
+        if count < kills:
+            parts = rng.randrange(1, 4)
+            for line in process.stdout:
+                parts -= line.startswith("==")
+                if parts == 0:
+                    break
+            time.sleep(rng.uniform(0, 3))
+            count += process.poll() is None
+            process.send_signal(rng.choice([signal.SIGKILL, signal.SIGTERM]))
+        output, _ = process.communicate()
+        if process.returncode == 0:
+            return count
+        assert process.returncode in (-signal.SIGKILL, 75), output[-2000:]
+
+
+@pytest.mark.parametrize("kills", [2, pytest.param(10, marks=pytest.mark.kills)])
+def test_a_study_that_is_killed_ends_with_the_table_of_one_that_never_was(unbroken, plan, tmp_path, kills):
+    assert killed(plan, tmp_path, kills, seed=kills) >= kills - 1  # the last may come when all is done
+    for name in ("table.jsonl", "table.csv"):
+        assert (tmp_path / name).read_text() == (unbroken / name).read_text()
+    assert not [path for path in tmp_path.rglob("*") if "unfinished" in path.name]
+
+
+def test_list_says_what_would_run(plan, run, capsys):
+    run(f"--plan={plan}", "--list")
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("|")[1].strip() for line in lines[2:4]] == [
+        f"sizes/model=DiT-{s}-4,seed=0" for s in ("Mi", "Na")
+    ]
+    assert "4 trainings, 16 rows: about" in lines[-1]
+    run(f"--plan={plan}", "--list", "--topology=v4:2x2x4")
+    assert "on v4:2x2x4" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "arguments, rule",
+    [
+        ([], "--plan must be given"),
+        (["--plan=launch/plans/digits-quick"], "--workdir must be given"),
+        (["--plan=nowhere", "--workdir={}"], "--plan=nowhere cannot be read"),
+        (["--plan=launch/plans/digits-quick", "--workdir={}", "--report"], "has no row of"),
+        (["--plan=launch/plans/digits-quick", "--workdir={}", "--topology=v4:2x2x1"], "--topology goes with --list"),
+        (["--plan=launch/plans/digits-quick", "--list", "--topology=v9:2"], "--topology must be KIND:SHAPE"),
+    ],
+)
+def test_bad_input_is_one_sentence(run, tmp_path, monkeypatch, arguments, rule):
+    monkeypatch.chdir(pathlib.Path(__file__).parents[1])
+    with pytest.raises(ValueError, match=re.escape(rule)):
+        run(*(argument.format(tmp_path) for argument in arguments))
+
+
+def test_a_work_directory_has_one_study_at_a_time(plan, run, tmp_path, monkeypatch):
+    from dit_tf.runtime import workdir
+
+    monkeypatch.setattr(workdir, "_PATIENCE_SECONDS", 0.2)
+    with workdir.hold(str(tmp_path)):
+        with pytest.raises(ValueError, match="is in use by another"):
+            run(f"--plan={plan}", f"--workdir={tmp_path}")
+    assert os.listdir(tmp_path) == ["lock"]
