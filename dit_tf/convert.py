@@ -202,7 +202,8 @@ def summarise(options, config, model, weights):
 
 def kind_of(config, model):
     side, channels = model.get_config()["input_size"][0], model.get_config()["in_channels"]
-    codec = f"latents {side}x{side}x{channels}" if config.codec == "vae" else f"pixels of {channels} channels"
+    pixels = f"pixels of {channels} channel{'s' * (channels != 1)}"
+    codec = f"latents {side}x{side}x{channels}" if config.codec == "vae" else pixels
     parameters = count_parameters(model)[0] / 1e6
     null = "and a null class" if model.null_label is not None else "without a null class"
     images = f"{config.image_size}x{config.image_size} images ({codec})"

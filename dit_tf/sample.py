@@ -53,7 +53,7 @@ def main(options):
         else:
             told = np.frombuffer(json.dumps(drawn.provenance()).encode(), np.uint8)
             rows.finish(drawn.labels(), provenance=told)
-    print(f"{drawn.count} images: {options.output}")
+    print(f"{drawn.count} image{'s' * (drawn.count != 1)}: {options.output}")
 
 
 def drawn_images(options, strategy, labels):

@@ -18,7 +18,7 @@ from dit_tf import flags
 from dit_tf.evaluate_samples import versions
 from dit_tf.report.page import require_matplotlib, write_report
 from dit_tf.report.study_data import StudyData
-from dit_tf.runtime.workdir import hold, writing_to
+from dit_tf.runtime.workdir import hold, is_remote, writing_to
 from dit_tf.study_cost import Clock, listing, seconds_of
 from dit_tf.study_grid import rows_of, trainings_of
 from dit_tf.study_plan import read_plan
@@ -33,6 +33,8 @@ def main(options):
         raise ValueError(f"--topology goes with --list, got --topology={options.topology}.")
     if not options.workdir and not options.list:
         raise ValueError("--workdir must be given: where trainings, table and report go.")
+    if options.workdir and is_remote(options.workdir):
+        raise ValueError(f"--workdir of a study must be a local directory, got {options.workdir}.")
     plan = read_plan(options.plan)
     trainings = trainings_of(plan)
     rows = rows_of(plan, trainings)

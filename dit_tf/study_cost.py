@@ -12,13 +12,14 @@ from dit_tf.study_grid import Training
 
 _SECONDS = "seconds.jsonl"
 _SHARE_OF_PEAK = 0.4  # of the FLOPs of a device that a training or a sampler may be expected to use
-_START_SECONDS = {True: 12.0, False: 2.0}  # of a training, which is compiled; of a row, whose program often is already
+_TRAINING_SECONDS, _ROW_SECONDS = 8.0, 1.0  # besides the products: compilation, files
 _UNKNOWN_PEAK = 1e12  # FLOPs per second, of a TPU that does not say of which kind it is
 
 
 def expected_seconds(unit, peak):
     """Of a `Training` or a `Row`, on devices that together do so many FLOPs per second at best."""
-    return _START_SECONDS[isinstance(unit, Training)] + 2 * unit.macs / (_SHARE_OF_PEAK * peak)
+    start = _TRAINING_SECONDS if isinstance(unit, Training) else _ROW_SECONDS
+    return start + 2 * unit.macs / (_SHARE_OF_PEAK * peak)
 
 
 def listing(trainings, rows, topology):
@@ -38,9 +39,9 @@ def listing(trainings, rows, topology):
     total = sum(expected_seconds(unit, peak) for unit in (*trainings, *rows))
     place = f"{topology}, by its FLOPs" if where else "this machine"
     yield (
-        f"\n{len(trainings)} trainings, {len(rows)} rows: about {duration(total)} on {place} at {_SHARE_OF_PEAK:.0%} of "
-        "its peak. State is that of weights, two moments and averages on each core; activations come on top: `python -m "
-        "dit_tf.preflight --model=... --topology=...` compiles the step and says how much."
+        f"\n{len(trainings)} trainings, {len(rows)} rows: about {duration(total)} on {place} at {_SHARE_OF_PEAK:.0%} of its "
+        "peak. State is weights, two moments and averages on each core; activations come on top, of which `python -m "
+        "dit_tf.preflight --model=... --topology=...` says how much."
     )
 
 

@@ -130,6 +130,8 @@ def rows_of(plan, trainings):
                     )
                 if options.num_samples < 1:
                     raise ValueError(f"--num_samples must be at least 1, got {options.num_samples}.")
+                if options.features == "inception" and options.solver == "dopri5":
+                    raise ValueError("--solver=dopri5 must be left out: what it costs is not known before; take heun.")
                 scoring = Scoring(section.name, options, sampler_options(options))
                 for training in (training for training in trainings if training.group in section.of):
                     scoring.asked.resolved(*fitting(training.config))

@@ -116,8 +116,8 @@ def _section(plan, number, line):
 
 
 def _alternatives(plan, number, line):
-    """ "--a=1 --b=2|3" -> (("--a=1", "--b=2"), ("--a=1", "--b=3")); "--a=1|2 --b=3" -> (("--a=1",), ("--a=2", "--b=3"));
-    "--a=1 --b=2 | --a=3" -> (("--a=1", "--b=2"), ("--a=3",))."""
+    """ "--a=1 --b=2|3" -> (("--a=1", "--b=2"), ("--a=1", "--b=3")), "--a=1|2 --b=3" -> (("--a=1",), ("--a=2", "--b=3"))
+    and "--a=1 --b=2 | --a=3" -> (("--a=1", "--b=2"), ("--a=3",))."""
     first, *others = (part.strip() for part in line.split("|"))
     found = [first.split()]
     for part in others:

@@ -22,6 +22,10 @@ from dit_tf.train import train
 from dit_tf.train_records import kept_model
 
 PICTURED = 10  # images of each model that the report shows, from the same noise
+_COMPARED = (  # the flags that say how images are compared with a reference
+    "reference_split", "features", "inception", "num_reference_images", "precision_recall_dtype", "allow_few_samples",
+    "image_size", "crop", "batch_size",
+)  # fmt: skip
 _MOST_JUDGED = 5000  # images of a data set whose classes are learnt by the judge, whose time grows with their square
 
 
@@ -65,18 +69,14 @@ class Worker:
         if options.features == "pixels":
             scores |= self._agreement(training, images, labels)
         if row.baseline and row.step == training.options.train_steps:
-            self._keep_pictures(training, images)
+            self._keep_pictures(training, next(iter(images.batches(options.batch_size)))[:PICTURED])
         evaluations = getattr(images, "evaluations", sampler.solver.evaluations)
         loss = [loss for step, loss in self.losses(training) if step <= row.step][-1:]
         provenance = dict(
             samples=drawn.provenance(), features_sha256=dict(evaluator.features_sha256), **facts, **versions()
         )
-        return (
-            described(row, sampler.options, evaluations)
-            | dict(loss=(loss or [None])[0])
-            | scores
-            | dict(provenance=provenance)
-        )
+        found = described(row, sampler.options, evaluations) | dict(loss=loss[0] if loss else None)
+        return found | scores | dict(provenance=provenance)
 
     def losses(self, training):
         """[(step, mean loss since the step before)]; none of a training that has not begun."""
@@ -98,23 +98,18 @@ class Worker:
             self._program, self._train_step, self._samplers = training.program, None, []
             keras.backend.clear_session()
 
-    def _sampler(self, config, model, asked, vae):
-        for sampler in self._samplers:
-            with contextlib.suppress(ValueError):
+    def _sampler(self, config, model, asked, vae_path):
+        for sampler in (sampler for path, sampler in self._samplers if path == vae_path):
+            with contextlib.suppress(ValueError):  # it needs a compilation of its own
                 return sampler.with_options(asked)
-        vae = build.load_vae(vae, config.precision, config.vae_sha256) if vae else None
-        self._samplers.append(build.make_sampler(config, model, asked, self._strategy, vae))
-        return self._samplers[-1]
+        vae = build.load_vae(vae_path, config.precision, config.vae_sha256) if vae_path else None
+        sampler = build.make_sampler(config, model, asked, self._strategy, vae)
+        self._samplers.append((vae_path, sampler))
+        return sampler
 
     def _evaluator(self, training, options, shape):
-        wanted = {name: options[name].value for name in ("reference", "reference_split", "features", "inception")}
         config = training.config
-        key = (
-            *wanted.values(),
-            *(() if options.reference else (config.dataset, config.split)),
-            shape,
-            options.batch_size,
-        )
+        key = shape, options.reference or (config.dataset, config.split), *(options[name].value for name in _COMPARED)
         if key not in self._evaluators:
             reference = None
             if not options.reference:
@@ -143,7 +138,7 @@ class Worker:
 
     def _keep_pictures(self, training, images):
         content = io.BytesIO()
-        np.save(content, next(iter(images.batches(PICTURED)))[:PICTURED])
+        np.save(content, images)
         replace_file(self._pictures(training), content.getvalue())
 
 

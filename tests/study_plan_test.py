@@ -85,6 +85,7 @@ def test_the_key_of_a_row_is_what_it_is_of_and_not_what_it_is_called(planned):
         ("--steps=every", "--steps=75", 10, "--steps must be last, every, or among the steps"),
         ("--cfg_scale=1.5|2", "--cfg_scale=1.5|-2", 14, "--cfg_scale must not be negative"),
         ("--sampler=ddim --num_steps=8", "--sampler=sde --num_steps=8", 14, "--sampler must be one of ddpm"),
+        ("--features=pixels\n--sampler=ddim", "--solver=dopri5\n--sampler=ode", 13, "--solver=dopri5 must be left out"),
         ("--num_samples=70", "--num_samples=0", 11, "--num_samples must be at least 1"),
         ("--num_samples=70", "--num_samples=70 --label_policy=all", 11, "--label_policy must be one of"),
     ],

@@ -50,8 +50,11 @@ def open_tfds(name, data_dir=None):
         # Another process that prepared the same data set first has made our rename fail.
         builder = _builder(name, data_dir)
         if not builder.is_prepared():
-            reason = " ".join(str(error).split())
-            raise ValueError(f"--dataset={name} could not be prepared in {builder.data_dir}: {reason}") from error
+            reason = " ".join(str(error).split()).rstrip(".")
+            raise ValueError(
+                f"--dataset={name} could not be prepared in {builder.data_dir} ({reason}): the same command tries "
+                "again; where there is no network, copy a prepared data set to --data_dir."
+            ) from error
     return TfdsSource(name, builder)
 
 

@@ -24,6 +24,5 @@ from dit_tf.flags.study import define_scoring, define_study
 __all__ = [
     "COMMANDS", "FLAGS", "define_app", "define_convert", "define_ema", "define_encode", "define_evaluate",
     "define_export", "define_preflight", "define_query", "define_sample", "define_score_digits", "define_scoring",
-    "define_study", "define_train",
-    "documentation", "resolved", "run", "strategy_of",
+    "define_study", "define_train", "documentation", "resolved", "run", "strategy_of",
 ]  # fmt: skip

@@ -224,10 +224,10 @@ def assert_a_good_tpu_program(report, memory, all_reduces=1, copies=4):
     [
         {},
         dict(objective="flow", learn_sigma=False, **AVERAGES),
-        dict(objective="flow", path="vp", prediction="score", loss_weight="likelihood"),
+        dict(objective="flow", path="vp", prediction="score", loss_weight="likelihood", codec="haar"),
         dict(codec="vae", image_size=64, channels=3, stored=True),
     ],
-    ids=["ddpm", "flow", "score", "stored latents"],
+    ids=["ddpm", "flow", "score of Haar bands", "stored latents"],
 )
 def test_the_tpu_compiler_takes_the_train_step(compile_for_tpu, overrides):
     report = compile_for_tpu("v3:2x2", per_core=16, **overrides)
