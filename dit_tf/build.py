@@ -56,14 +56,20 @@ def make_codec(config, vae=None):
     return PixelCodec(config.image_size, config.channels)
 
 
-def make_model(config):
-    """The network with fresh weights, drawn from the run's seed."""
-    codec, size = make_codec(config), size_of(config.model)
+def check_size(config):
+    """The keyword arguments of `DiT` for the model's size. ValueError unless its patches fit the images."""
+    size = size_of(config.model)
     if config.image_size % size["patch_size"]:
         raise ValueError(
             f"--image_size must be divisible by the patch size of --model={config.model} ({size['patch_size']}), got "
             f"{config.image_size}."
         )
+    return size
+
+
+def make_model(config):
+    """The network with fresh weights, drawn from the run's seed."""
+    codec, size = make_codec(config), check_size(config)
     keras.utils.set_random_seed(config.seed % 2**32)  # initialisers alone; training and sampling draw from RowSeeds
     return DiT(
         **size,

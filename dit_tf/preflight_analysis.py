@@ -54,9 +54,7 @@ def data_of(options):
 
 def analysis(config, encodes):
     """The part that needs no compiler, as fields of report.json."""
-    model = abstract(lambda: build.make_model(config))
-    parameters, frozen = count_parameters(model)
-    macs = count_macs(model)
+    parameters, frozen, macs = counts_of(config)
     encoder = count_macs_of(*unbatched("encode", config)) if encodes else 0
     return dict(
         model=config.model,
@@ -96,7 +94,7 @@ def _counted_flops(program, report):
     flops, config = report["flops_analytic"], program.config
     if program.scan_blocks:
         one = dataclasses.replace(config, model=name_of(**size_of(config.model) | dict(depth=1)))
-        others = report["macs"] - count_macs(abstract(lambda: build.make_model(one)))
+        others = report["macs"] - counts_of(one)[2]
         flops -= 3 * 2 * config.global_batch_size * others
     return flops / program.accumulation_steps
 
@@ -129,21 +127,22 @@ def all_models():
 
 
 def row_of(size, patch_size, block, fields):
-    """Both counts are a + b x depth, and so follow from one block and from two."""
     depth, width, num_heads, _ = SIZES[size]
-    counts = []
-    for blocks in (1, 2):
-        name = f"DiT-{width}x{blocks}x{num_heads}/{patch_size}"
-        config = RunConfig(model=name, block=block, **fields)
-        model = abstract(lambda config=config: build.make_model(config))
-        counts.append((count_parameters(model)[0], count_macs(model)))
-    (one, macs_one), (two, macs_two) = counts
-    macs = macs_one + (depth - 1) * (macs_two - macs_one)
+    name = name_of(width, depth, num_heads, patch_size)
+    parameters, _, macs = counts_of(RunConfig(model=name, block=block, **fields))
     return dict(
-        model=name_of(width, depth, num_heads, patch_size),
-        block=block,
-        image_size=fields["image_size"],
-        parameters=one + (depth - 1) * (two - one),
-        macs=macs,
-        flops=2 * macs,
+        model=name, block=block, image_size=fields["image_size"], parameters=parameters, macs=macs, flops=2 * macs
     )
+
+
+def counts_of(config):
+    """(trained parameters, fixed ones, multiply-adds of one image's forward pass). Each is a + b x depth, and so follows
+    from networks of one block and of two, which are made sooner."""
+    size = size_of(config.model)
+    one, two = (_counted(dataclasses.replace(config, model=name_of(**size | dict(depth=depth)))) for depth in (1, 2))
+    return tuple(a + (size["depth"] - 1) * (b - a) for a, b in zip(one, two))
+
+
+def _counted(config):
+    model = abstract(lambda: build.make_model(config))
+    return *count_parameters(model), count_macs(model)

@@ -13,17 +13,19 @@ if __name__ == "__main__":  # before the seconds that the imports take
     preemption.end_at_sigterm()
 
 import os
+import time
 
 from dit_tf import flags
 from dit_tf.evaluate_samples import versions
 from dit_tf.report.page import require_matplotlib, write_report
 from dit_tf.report.study_data import StudyData
 from dit_tf.runtime.workdir import hold, is_remote, writing_to
-from dit_tf.study_cost import Clock, listing, seconds_of
-from dit_tf.study_grid import rows_of, trainings_of
+from dit_tf.study_cost import listing, seconds_of
+from dit_tf.study_grid import DEVICES, programs_of, rows_of, trainings_of
 from dit_tf.study_plan import read_plan
+from dit_tf.study_process import run_alone
 from dit_tf.study_table import Table
-from dit_tf.study_work import Worker
+from dit_tf.study_work import Worker, unfinished, work
 
 
 def main(options):
@@ -41,28 +43,14 @@ def main(options):
     if options.list:
         return print(*listing(trainings, rows, options.topology), sep="\n")
     require_matplotlib()
-    strategy = flags.strategy_of(options)
     with hold(options.workdir):
-        worker, table = Worker(options.workdir, strategy), Table(options.workdir)
+        worker, table = Worker(options.workdir), Table(options.workdir)
         if not options.report:
-            work(trainings, rows, worker, table, strategy)
+            devices = [f"--{name}={options[name].value}" for name in DEVICES if options[name].value is not None]
+            for number, mine in enumerate(programs_of(trainings)):
+                if unfinished(mine, rows, worker, table):
+                    run_alone(work, options.plan, options.workdir, devices, number, time.time())
         report(plan, trainings, rows, worker, table)
-
-
-def work(trainings, rows, worker, table, strategy):
-    """Trainings of one program one after the other, then their rows: what is compiled serves all seeds."""
-    todo = [unit for unit in trainings if not worker.is_trained(unit)] + [
-        row for row in rows if table.read(row) is None
-    ]
-    clock = Clock(worker.workdir, strategy, [*trainings, *rows], todo)
-    for program in dict.fromkeys(training.program for training in trainings):
-        mine = [training for training in trainings if training.program == program]
-        for training in (training for training in mine if training in todo):
-            with clock.timing(training, f"training {training.name}"):
-                worker.train(training)
-        for row in (row for row in rows if row in todo and row.training in mine):
-            with clock.timing(row, f"{row.scoring.name} of {row.training.name} at step {row.step}"):
-                table.write(row, worker.score(row))
 
 
 def report(plan, trainings, rows, worker, table):

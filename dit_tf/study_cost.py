@@ -13,7 +13,7 @@ from dit_tf.study_grid import Training
 _SECONDS = "seconds.jsonl"
 _SHARE_OF_PEAK = 0.4  # of the FLOPs of a device that a training or a sampler may be expected to use
 _TRAINING_SECONDS, _ROW_SECONDS = 8.0, 1.0  # besides the products: compilation, files
-_UNKNOWN_PEAK = 1e12  # FLOPs per second, of a TPU that does not say of which kind it is
+_ANY_PEAK = 2e11  # FLOPs per second, of two CPU cores: how parts compare hardly depends on it
 
 
 def expected_seconds(unit, peak):
@@ -38,9 +38,10 @@ def listing(trainings, rows, topology):
         yield f"| {' | '.join(map(str, (*cells, len(their_rows), duration(seconds))))} |"
     total = sum(expected_seconds(unit, peak) for unit in (*trainings, *rows))
     place = f"{topology}, by its FLOPs" if where else "this machine"
+    size = f"{len(trainings)} trainings, {len(rows)} rows"
+    yield f"\n{size}: about {duration(total)} on {place} at {_SHARE_OF_PEAK:.0%} of its peak."
     yield (
-        f"\n{len(trainings)} trainings, {len(rows)} rows: about {duration(total)} on {place} at {_SHARE_OF_PEAK:.0%} of its "
-        "peak. State is weights, two moments and averages on each core; activations come on top, of which `python -m "
+        "State is weights, two moments and averages on each core; activations come on top, of which `python -m "
         "dit_tf.preflight --model=... --topology=...` says how much."
     )
 
@@ -62,30 +63,31 @@ def seconds_of(workdir):
         return sum(json.loads(line)["seconds"] for line in file if line.endswith("\n"))
 
 
-class Clock:
-    """How far a study is. WORKDIR/seconds.jsonl: what each part of it took, over all the times that it was started."""
+def note_seconds(workdir, part, seconds):
+    """To WORKDIR/seconds.jsonl: what a part took, over all the times that the study was started."""
+    with open(os.path.join(workdir, _SECONDS), "a", encoding="utf-8") as file:
+        file.write(json.dumps(dict(part=part, seconds=round(seconds, 2))) + "\n")
 
-    def __init__(self, workdir, strategy, units, todo):
+
+class Clock:
+    """How far a study is, by the cost of its parts: those that are there have set the pace."""
+
+    def __init__(self, workdir, units, todo):
         """units: all trainings and rows; todo: those of them that are not there yet."""
-        self._path = os.path.join(workdir, _SECONDS)
-        self._count = len(units)
-        peak = peak_flops(strategy, "float32") or _UNKNOWN_PEAK
-        self._expected = {id(unit): expected_seconds(unit, peak) for unit in units}
+        self._workdir, self._count = workdir, len(units)
+        self._expected = {id(unit): expected_seconds(unit, _ANY_PEAK) for unit in units}
         self._total, self._todo = sum(self._expected.values()), {id(unit) for unit in todo}
-        self._began, self._expected_since = time.monotonic(), 0.0
 
     @contextlib.contextmanager
     def timing(self, unit, name):
         """Says what begins and how far the study is; then notes what it took."""
         left = sum(self._expected[one] for one in self._todo)
-        pace = (time.monotonic() - self._began) / self._expected_since if self._expected_since else 1.0
+        spent = seconds_of(self._workdir) / (self._total - left) if left < self._total else 1.0
         done = f"{self._count - len(self._todo)} of {self._count} parts, {1 - left / self._total:.0%} of the work"
-        print(f"== {done} done, about {duration(left * pace)} left: {name}", flush=True)
+        print(f"== {done} done, about {duration(left * spent)} left: {name}", flush=True)
         began = time.monotonic()
         try:
             yield
             self._todo.discard(id(unit))
-            self._expected_since += self._expected[id(unit)]
         finally:
-            with open(self._path, "a", encoding="utf-8") as file:
-                file.write(json.dumps(dict(part=name, seconds=round(time.monotonic() - began, 2))) + "\n")
+            note_seconds(self._workdir, name, time.monotonic() - began)

@@ -2,7 +2,9 @@
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
+import itertools
 import json
 import os
 
@@ -19,18 +21,24 @@ from dit_tf.samplers.options import SamplerOptions
 from dit_tf.train_options import check_intervals
 
 _HOW = ("remat", "scan_blocks", "accumulation_steps", "xla")  # a step is computed
-_OF_THE_STUDY = ("workdir", "strategy", "tpu", "tpu_zone", "tpu_project", "logical_cpus")
+DEVICES = ("strategy", "tpu", "tpu_zone", "tpu_project", "logical_cpus")
+_OF_THE_STUDY = ("workdir", *DEVICES)
 
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """options: the flags of dit_tf.train. counts: parameters, multiply-adds and state, see `analysis`."""
+    """options: the flags of dit_tf.train; encodes: whether its step begins with images that an autoencoder encodes."""
 
     name: str
     group: str
     options: absl_flags.FlagValues
     config: RunConfig
-    counts: dict
+    encodes: bool
+
+    @property
+    def counts(self):
+        """Parameters, multiply-adds and state, see `analysis`."""
+        return _counts(dataclasses.replace(self.config, seed=0), self.encodes)
 
     @property
     def program(self):
@@ -46,6 +54,9 @@ class Training:
     def macs(self):
         """Multiply-adds of the whole training: those of the forward pass, three times for the gradient (the paper)."""
         return 3 * self.counts["macs"] * self.config.global_batch_size * self.options.train_steps
+
+
+_counts = functools.cache(analysis)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +103,7 @@ def fitting(config):
 
 def trainings_of(plan):
     """[Training], those of one program together. ValueError with the line of the plan that is wrong."""
-    found, counted = [], {}
+    found = []
     for section in plan.of_kind("train"):
         for telling, arguments in section.grid():
             with _of_line(plan, section):
@@ -104,16 +115,19 @@ def trainings_of(plan):
                     )
                 options.keep_model_every = options.keep_model_every or options.train_steps
                 config, encodes = configuration(options)
+                build.check_size(config)
                 build.make_process(config)
-                program = dataclasses.replace(config, seed=0)
-                if program not in counted:
-                    counted[program] = analysis(config, encodes)
             name = os.path.join(section.name, telling or "only")
             if name in {training.name for training in found}:
                 raise plan.error(section.line, f"there must be one training of a name, got {name} again.")
-            found.append(Training(name, section.name, options, config, counted[program]))
+            found.append(Training(name, section.name, options, config, encodes))
     order = list(dict.fromkeys(training.program for training in found))
     return sorted(found, key=lambda training: order.index(training.program))
+
+
+def programs_of(trainings):
+    """[[Training, ...]]: those that one compilation serves, together."""
+    return [list(alike) for _, alike in itertools.groupby(trainings, lambda training: training.program)]
 
 
 def rows_of(plan, trainings):

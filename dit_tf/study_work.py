@@ -4,20 +4,27 @@ import contextlib
 import io
 import json
 import os
+import time
 
-import keras
 import numpy as np
+from absl import flags as absl_flags
 
 from dit_tf import build
 from dit_tf.data.pipeline import open_dataset, real_images
 from dit_tf.data.source_images import SourceImages
 from dit_tf.evaluate_samples import make_evaluator, versions
 from dit_tf.evaluation.class_agreement import class_agreement, train_classifier
+from dit_tf.flags.groups import strategy_of
+from dit_tf.flags.study import define_study
 from dit_tf.models.codec import scale_pixels
 from dit_tf.runtime.output_files import replace_file
 from dit_tf.runtime.preemption import StopRequest
 from dit_tf.samplers.drawn_images import DrawnImages
 from dit_tf.samplers.labels import LABEL_POLICIES
+from dit_tf.study_cost import Clock, note_seconds
+from dit_tf.study_grid import Training, programs_of, rows_of, trainings_of
+from dit_tf.study_plan import read_plan
+from dit_tf.study_table import Table
 from dit_tf.train import train
 from dit_tf.train_records import kept_model
 
@@ -29,12 +36,40 @@ _COMPARED = (  # the flags that say how images are compared with a reference
 _MOST_JUDGED = 5000  # images of a data set whose classes are learnt by the judge, whose time grows with their square
 
 
-class Worker:
-    """Trains and scores in this process, on one strategy. What one row has compiled serves the next where it can."""
+def unfinished(trainings, rows, worker, table):
+    """[Training or Row] of these trainings that are not there yet, in the order in which they are done."""
+    todo = [training for training in trainings if not worker.is_trained(training)]
+    return todo + [row for row in rows if row.training in trainings and table.read(row) is None]
 
-    def __init__(self, workdir, strategy):
+
+def work(plan_path, workdir, devices, number, started):
+    """Train and score the trainings of one program, in a process that does nothing else. devices: flags of the study;
+    number: of the program in the plan; started: the time of the clock when the process was asked for."""
+    note_seconds(workdir, "start of a process", time.time() - started)
+    options = absl_flags.FlagValues()
+    define_study(options)
+    options(["study", *devices])
+    plan = read_plan(plan_path)
+    trainings = trainings_of(plan)
+    rows, table = rows_of(plan, trainings), Table(workdir)
+    worker = Worker(workdir, strategy_of(options))
+    clock = Clock(workdir, [*trainings, *rows], unfinished(trainings, rows, worker, table))
+    for unit in unfinished(programs_of(trainings)[number], rows, worker, table):
+        if isinstance(unit, Training):
+            with clock.timing(unit, f"training {unit.name}"):
+                worker.train(unit)
+        else:
+            with clock.timing(unit, f"{unit.scoring.name} of {unit.training.name} at step {unit.step}"):
+                table.write(unit, worker.score(unit))
+
+
+class Worker:
+    """Trains and scores the models of one program, on one strategy: what is compiled serves all seeds, and one row
+    after the other where it can. Without a strategy it finds what is there."""
+
+    def __init__(self, workdir, strategy=None):
         self.workdir, self._strategy = workdir, strategy
-        self._program, self._train_step, self._samplers = None, None, []
+        self._train_step, self._samplers = None, []
         self._evaluators, self._judges = {}, {}
 
     def path_of(self, training):
@@ -47,7 +82,6 @@ class Worker:
         """To the end, from wherever it was."""
         options = training.options
         options.workdir = self.path_of(training)
-        self._begin(training)
         with contextlib.ExitStack() as resources:
             stop_request = resources.enter_context(StopRequest())
             self._train_step = train(options, self._strategy, resources, stop_request, self._train_step)
@@ -55,7 +89,6 @@ class Worker:
     def score(self, row):
         """{name: value} of a row: what it is of, what it cost, its scores, and where they come from."""
         training, options = row.training, row.scoring.options
-        self._begin(training)
         config = training.config
         model = build.load_model(kept_model(self.path_of(training), row.step))
         sampler = self._sampler(config, model, row.scoring.asked, options.vae)
@@ -91,12 +124,6 @@ class Worker:
         """uint8 (K, H, W, C), or None where they are not there yet."""
         path = self._pictures(training)
         return np.load(path) if os.path.exists(path) else None
-
-    def _begin(self, training):
-        """Forget what was compiled for another network: a study is of many."""
-        if self._program != training.program:
-            self._program, self._train_step, self._samplers = training.program, None, []
-            keras.backend.clear_session()
 
     def _sampler(self, config, model, asked, vae_path):
         for sampler in (sampler for path, sampler in self._samplers if path == vae_path):

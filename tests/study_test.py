@@ -1,6 +1,7 @@
 """python -m dit_tf.study: its table does not depend on when it was interrupted, nor on what else its plan holds."""
 
 import csv
+import functools
 import json
 import os
 import pathlib
@@ -175,11 +176,25 @@ def test_a_study_that_is_killed_ends_with_the_table_of_one_that_never_was(unbrok
     assert not [path for path in tmp_path.rglob("*") if "unfinished" in path.name]
 
 
+def test_ctrl_c_ends_both_processes_with_one_sentence(plan, tmp_path):
+    restored = functools.partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    command = [sys.executable, "-u", "-m", "dit_tf.study", f"--plan={plan}", f"--workdir={tmp_path}"]
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(command, **pipes, start_new_session=True, preexec_fn=restored)
+    for line in process.stdout:
+        if line.startswith("=="):
+            break
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 130 and "Traceback" not in output
+    assert "dit_tf.study: interrupted; the same command goes on where it stopped." in output
+
+
 def test_list_says_what_would_run(plan, run, capsys):
     run(f"--plan={plan}", "--list")
     lines = capsys.readouterr().out.splitlines()
     assert [cell.strip() for cell in lines[2].split("|")[1:4]] == ["sizes/seed=0", "2", "40"]
-    assert "2 trainings, 8 rows: about" in lines[-1]
+    assert "2 trainings, 8 rows: about" in lines[-2]
     run(f"--plan={plan}", "--list", "--topology=v4:2x2x4")
     assert "on v4:2x2x4" in capsys.readouterr().out
 

@@ -21,7 +21,7 @@ def run(main, define, resumes=True):
     app.run(lambda argv: _guarded(main, argv, resumes))
 
 
-def _quieten_libraries():
+def quieten_libraries():
     """Leave stderr to our own warnings and the progress bar, unless --verbosity asks for more."""
     if not FLAGS["verbosity"].present:
         logging.set_verbosity(logging.ERROR)
@@ -30,7 +30,7 @@ def _quieten_libraries():
 
 
 def _guarded(main, argv, resumes):
-    _quieten_libraries()
+    quieten_libraries()
     command = f"dit_tf.{os.path.splitext(os.path.basename(argv[0]))[0]}"
     consequence = "the same command goes on where it stopped" if resumes else "nothing was written"
     try:

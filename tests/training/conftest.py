@@ -51,12 +51,12 @@ def awaken():
 
 @pytest.fixture(scope="session")
 def make_trainer(config, awaken):
-    def make(strategy, stop_step, steps_per_execution=1, scan_blocks=False, jit=True, **changes):
+    def make(strategy, stop_step, steps_per_execution=1, scan_blocks=False, jit=True, train_step=None, **changes):
         with strategy.scope():
             changed = dataclasses.replace(config, **changes)
             model = build.make_model(changed)
             options = dict(stop_step=stop_step, steps_per_execution=steps_per_execution, jit=jit)
-            trainer = build.make_trainer(changed, model, scan_blocks=scan_blocks, **options)
+            trainer = build.make_trainer(changed, model, None, train_step, scan_blocks=scan_blocks, **options)
         awaken(trainer)
         return trainer
 

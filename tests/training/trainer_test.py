@@ -25,10 +25,21 @@ def one_device():
 
 
 @pytest.fixture(scope="module")
-def unbroken(one_device, make_trainer, batches, arrays):
+def unbroken_run(one_device, make_trainer, batches, arrays):
     trainer = make_trainer(one_device, stop_step=6, **AVERAGES)
     trainer.fit(batches())
-    return arrays(trainer)
+    return arrays(trainer), trainer.functions
+
+
+@pytest.fixture(scope="module")
+def unbroken(unbroken_run):
+    return unbroken_run[0]
+
+
+@pytest.fixture(scope="module")
+def compiled_step(unbroken_run):
+    """The `TrainStep` of that run, whose compilation serves others too."""
+    return unbroken_run[1]
 
 
 def test_state_has_every_weight_slot_and_average_once(one_device, make_trainer):
@@ -51,17 +62,21 @@ def test_further_averages_have_names_of_their_own_and_are_of_these_weights(one_d
     assert all(trainer.checkpoint_state()[name] is variable for name, variable in powers.items())
 
 
-def test_steps_per_execution_change_nothing_and_trace_once(one_device, make_trainer, batches, arrays, unbroken):
-    trainer = make_trainer(one_device, stop_step=6, steps_per_execution=4, **AVERAGES)  # 4 does not divide 6
+def test_steps_per_execution_change_nothing_and_trace_once(
+    one_device, make_trainer, batches, arrays, unbroken, compiled_step
+):
+    """Nor does it that the step was compiled for another trainer."""
+    changed = dict(steps_per_execution=4, train_step=compiled_step)  # 4 does not divide 6
+    trainer = make_trainer(one_device, stop_step=6, **changed, **AVERAGES)
     trainer.fit(batches())
     assert_equal(arrays(trainer), unbroken)
     assert trainer.num_traces == 1
 
 
 @pytest.fixture(scope="module")
-def halfway(one_device, make_trainer, batches, tmp_path_factory):
+def halfway(one_device, make_trainer, batches, tmp_path_factory, compiled_step):
     """The checkpoints of three steps."""
-    trainer = make_trainer(one_device, stop_step=3, **AVERAGES)
+    trainer = make_trainer(one_device, stop_step=3, train_step=compiled_step, **AVERAGES)
     trainer.fit(batches())
     checkpoints = Checkpoints(str(tmp_path_factory.mktemp("halfway")))
     checkpoints.save(3, trainer.checkpoint_state(), {})
@@ -143,7 +158,7 @@ def test_the_logs_are_means_over_the_execution(one_device, make_trainer, batches
 
 
 def test_the_first_ema_is_the_initial_weights_moved_by_one_step(one_device, make_trainer, batches, arrays):
-    trainer = make_trainer(one_device, stop_step=1)
+    trainer = make_trainer(one_device, stop_step=1, jit=False)
     before = arrays(trainer)
     trainer.fit(batches())
     after = arrays(trainer)
@@ -163,7 +178,7 @@ def test_training_lowers_the_loss_of_a_fixed_batch(one_device, make_trainer, bat
 
 
 def test_bfloat16_keeps_float32_state_and_stays_near_float32(one_device, make_trainer, batches, arrays):
-    full, half = make_trainer(one_device, 1), make_trainer(one_device, 1, precision="bfloat16")
+    full, half = make_trainer(one_device, 1, jit=False), make_trainer(one_device, 1, precision="bfloat16")
     full.fit(batches())
     half.fit(batches())
     expected, actual = arrays(full), arrays(half)

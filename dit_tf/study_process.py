@@ -1,0 +1,60 @@
+"""A part of a study in a process of its own, since what XLA has compiled is given back by the end of a process alone: a
+study of small networks would grow by 60 MB with each of its hundred programs."""
+
+import multiprocessing
+import os
+import signal
+import threading
+
+from dit_tf.flags.command_line import quieten_libraries
+from dit_tf.runtime.preemption import START_AGAIN, Preempted, end_at_sigterm
+
+
+def run_alone(function, *arguments):
+    """function(*arguments) in another process, which prints to where this one does, and ends when this one is killed.
+
+    Ctrl-C and SIGTERM reach it too, and it is waited for. Raises the ValueError, `Preempted` or KeyboardInterrupt that
+    it ended with. function: of a module, for it is imported there.
+    """
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_tell, args=(sender, function, arguments), daemon=True)
+    process.start()
+    sender.close()
+    before = signal.signal(signal.SIGTERM, lambda number, frame: process.terminate())
+    try:
+        try:
+            process.join()
+        except KeyboardInterrupt:
+            process.join()  # it stops at the end of its execution of steps; Ctrl-C again stops both at once
+        ended = receiver.recv() if receiver.poll() else None
+    except EOFError:
+        ended = None
+    finally:
+        process.kill()
+        signal.signal(signal.SIGTERM, before)
+    if isinstance(ended, BaseException):
+        raise ended
+    if process.exitcode == START_AGAIN:
+        raise Preempted
+    if process.exitcode:
+        raise ValueError(
+            f"A part of the study ended without a word (exit code {process.exitcode}), as it does where memory runs "
+            "out: the same command goes on with it."
+        )
+
+
+def _tell(sender, function, arguments):
+    end_at_sigterm()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    quieten_libraries()
+    try:
+        function(*arguments)
+    except (ValueError, Preempted, KeyboardInterrupt) as error:
+        sender.send(type(error)(*map(str, error.args)))
+
+
+def _end_with_parent():
+    """Where the study is killed, what it started must not go on beside the study that is started next."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
