@@ -16,7 +16,6 @@ import os
 import time
 
 from dit_tf import flags
-from dit_tf.evaluate_samples import versions
 from dit_tf.report.page import require_matplotlib, write_report
 from dit_tf.report.study_data import StudyData
 from dit_tf.runtime.workdir import hold, is_remote, writing_to
@@ -26,6 +25,8 @@ from dit_tf.study_plan import read_plan
 from dit_tf.study_process import run_alone
 from dit_tf.study_table import Table
 from dit_tf.study_work import Worker, unfinished, work
+
+_VERSIONS = ("dit_tf", "tensorflow", "keras", "numpy", "python", "devices")
 
 
 def main(options):
@@ -59,7 +60,8 @@ def report(plan, trainings, rows, worker, table):
         if not found:
             raise ValueError(f"--workdir={worker.workdir} has no row of {plan.path} yet: run it without --report.")
         facts = dict(plan=plan.text, rows=len(found), rows_planned=len(rows), trainings=len(trainings))
-        facts |= dict(seconds=round(seconds_of(worker.workdir)), **versions())
+        facts |= dict(seeds=sorted({row["seed"] for row in found}), seconds=round(seconds_of(worker.workdir)))
+        facts |= {name: found[-1]["provenance"][name] for name in _VERSIONS}
         losses = {training.name: worker.losses(training) for training in trainings}
         pictures = {training.name: worker.pictures(training) for training in trainings}
         images = {name: images for name, images in pictures.items() if images is not None}
