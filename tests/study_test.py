@@ -143,37 +143,38 @@ def test_models_of_colour_are_scored_by_inception(run, tmp_path, inception_file,
     assert np.load(picture).shape == (10, 8, 8, 3)
 
 
-def start(plan, workdir):
-    command = [sys.executable, "-m", "dit_tf.study", f"--plan={plan}", f"--workdir={workdir}"]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-def killed(plan, workdir, kills, seed):
-    """Kills so many times, each somewhere in the next parts of the study; then lets it end. The number of kills."""
-    rng, count = random.Random(seed), 0
-    while True:
-        process = start(plan, workdir)
-        if count < kills:
-            parts = rng.randrange(1, 4)
-            for line in process.stdout:
-                parts -= line.startswith("==")
-                if parts == 0:
-                    break
-            time.sleep(rng.uniform(0, 3))
-            count += process.poll() is None
+def killed(plan, workdir, kills, longest):
+    """Kills the study so many times, up to `longest` seconds after a part of it has begun; then lets it end."""
+    rng, command = random.Random(0), [sys.executable, "-m", "dit_tf.study", f"--plan={plan}", f"--workdir={workdir}"]
+    for left in reversed(range(kills + 1)):
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        if left:
+            next(line for line in process.stdout if line.startswith("=="))
+            time.sleep(rng.uniform(0, longest))
+            assert process.poll() is None, "the study was at its end before all kills"
             process.send_signal(rng.choice([signal.SIGKILL, signal.SIGTERM]))
         output, _ = process.communicate()
-        if process.returncode == 0:
-            return count
-        assert process.returncode in (-signal.SIGKILL, 75), output[-2000:]
+        assert process.returncode in ((-signal.SIGKILL, 75) if left else (0,)), output[-2000:]
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(10, marks=pytest.mark.kills)])
-def test_a_study_that_is_killed_ends_with_the_table_of_one_that_never_was(unbroken, plan, tmp_path, kills):
-    assert killed(plan, tmp_path, kills, seed=kills) >= kills - 1  # the last may come when all is done
+def assert_same_tables(workdir, unbroken):
     for name in ("table.jsonl", "table.csv"):
-        assert (tmp_path / name).read_text() == (unbroken / name).read_text()
-    assert not [path for path in tmp_path.rglob("*") if "unfinished" in path.name]
+        assert (workdir / name).read_text() == (unbroken / name).read_text()
+    assert not [path for path in workdir.rglob("*") if "unfinished" in path.name]
+
+
+def test_a_study_that_is_killed_ends_with_the_table_of_one_that_never_was(unbroken, plan, tmp_path):
+    killed(plan, tmp_path, kills=1, longest=10)
+    assert_same_tables(tmp_path, unbroken)
+
+
+@pytest.mark.kills
+def test_ten_kills_at_random(run, data, tmp_path):
+    plan = tmp_path / "more"
+    plan.write_text(PLAN.format(data=data).replace("DiT-Mi/4", "DiT-Mi/4|DiT-Mi/2|DiT-Na/4").replace("0|1", "0|1|2"))
+    run(f"--plan={plan}", f"--workdir={tmp_path}/unbroken")
+    killed(plan, tmp_path / "killed", kills=10, longest=12)
+    assert_same_tables(tmp_path / "killed", tmp_path / "unbroken")
 
 
 def test_ctrl_c_ends_both_processes_with_one_sentence(plan, tmp_path):
