@@ -83,7 +83,7 @@ class Clock:
         """Says what begins and how far the study is; then notes what it took."""
         left = sum(self._expected[one] for one in self._todo)
         spent = seconds_of(self._workdir) / (self._total - left) if left < self._total else 1.0
-        done = f"{self._count - len(self._todo)} of {self._count} parts, {1 - left / self._total:.0%} of the work"
+        done = f"{self._count - len(self._todo)} of {self._count} parts, {abs(1 - left / self._total):.0%} of the work"
         print(f"== {done} done, about {duration(left * spent)} left: {name}", flush=True)
         began = time.monotonic()
         try:

@@ -21,7 +21,13 @@ def run_alone(function, *arguments):
     process = context.Process(target=_tell, args=(sender, function, arguments), daemon=True)
     process.start()
     sender.close()
-    before = signal.signal(signal.SIGTERM, lambda number, frame: process.terminate())
+    asked = []  # to end: also where the process has just ended by itself
+
+    def pass_on(number, frame):
+        asked.append(number)
+        process.terminate()
+
+    before = signal.signal(signal.SIGTERM, pass_on)
     try:
         try:
             process.join()
@@ -35,7 +41,7 @@ def run_alone(function, *arguments):
         signal.signal(signal.SIGTERM, before)
     if isinstance(ended, BaseException):
         raise ended
-    if process.exitcode == START_AGAIN:
+    if asked or process.exitcode == START_AGAIN:
         raise Preempted
     if process.exitcode:
         raise ValueError(
