@@ -110,8 +110,8 @@ def _note(program):
 
 
 def all_models():
-    """The rows of --model=all: the published sizes in the four designs at 256 and 512 pixels, and the ladder of small ones
-    on digits."""
+    """The rows of --model=all: the published sizes in the four designs at 256 and 512 pixels, and the ladder of small
+    ones on digits."""
     latents = dict(codec="vae", channels=3, num_classes=1000)
     large, small = (
         [(s, p) for s, row in SIZES.items() for p in row.patch_sizes if (s in _PUBLISHED) is published]
@@ -136,8 +136,8 @@ def row_of(size, patch_size, block, fields):
 
 
 def counts_of(config):
-    """(trained parameters, fixed ones, multiply-adds of one image's forward pass). Each is a + b x depth, and so follows
-    from networks of one block and of two, which are made sooner."""
+    """(trained parameters, fixed ones, multiply-adds of one image's forward pass). Each is a + b x depth, and so
+    follows from networks of one block and of two, which are made sooner."""
     size = size_of(config.model)
     one, two = (_counted(dataclasses.replace(config, model=name_of(**size | dict(depth=depth)))) for depth in (1, 2))
     return tuple(a + (size["depth"] - 1) * (b - a) for a, b in zip(one, two))

@@ -9,8 +9,6 @@ import dataclasses
 import functools
 import importlib.util
 import multiprocessing
-import os
-import threading
 
 import tensorflow as tf
 import tqdm
@@ -22,6 +20,7 @@ from dit_tf.models.autoencoder_kl import AutoencoderKL
 from dit_tf.models.codec import VaeCodec
 from dit_tf.models.costs import abstract
 from dit_tf.runtime import tpu_compiler
+from dit_tf.runtime.preemption import end_with_parent
 from dit_tf.runtime.tpu_compiler import TooLarge
 from dit_tf.samplers.options import SamplerOptions
 
@@ -81,7 +80,7 @@ def compile_alone(program, topology, title):
 
 
 def _send(sender, program, topology):
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     try:
         result = compile_program(program, topology)
     except (TooLarge, ValueError) as error:
@@ -89,12 +88,6 @@ def _send(sender, program, topology):
     except Exception as error:  # whatever jax raises may not survive the way to another process
         result = RuntimeError(f"{type(error).__name__}: {error}")
     sender.send(result)
-
-
-def _end_with_parent():
-    """A parent that is killed cannot end this process, which would go on for minutes, with gigabytes."""
-    multiprocessing.parent_process().join()
-    os._exit(1)
 
 
 def compile_program(program, topology):

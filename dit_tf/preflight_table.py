@@ -13,8 +13,8 @@ _SAME = ("model", "topology", "settings")  # what a row is of
 
 
 def count_table(rows):
-    """Markdown of `all_models`, beside the figures of the paper's table 4 where it has them. What the paper calls Gflops
-    are multiply-adds."""
+    """Markdown of `all_models`, beside the figures of the paper's table 4 where it has them. What the paper calls
+    Gflops are multiply-adds."""
     paper = published.counts()
     yield "| model | block | pixels | parameters (M) | paper | multiply-adds (G) | paper | FLOPs (G) |"
     yield "|---|---|---|---|---|---|---|---|"

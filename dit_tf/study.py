@@ -19,7 +19,7 @@ from dit_tf import flags
 from dit_tf.report.page import require_matplotlib, write_report
 from dit_tf.report.study_data import StudyData
 from dit_tf.runtime.workdir import hold, is_remote, writing_to
-from dit_tf.study_cost import listing, seconds_of
+from dit_tf.study_cost import expected_seconds, listing, seconds_of
 from dit_tf.study_grid import DEVICES, programs_of, rows_of, trainings_of
 from dit_tf.study_plan import read_plan
 from dit_tf.study_process import run_alone
@@ -46,11 +46,12 @@ def main(options):
     require_matplotlib()
     with hold(options.workdir):
         worker, table = Worker(options.workdir), Table(options.workdir)
-        if not options.report:
+        if not options.report and unfinished(trainings, rows, worker, table):
             devices = [f"--{name}={options[name].value}" for name in DEVICES if options[name].value is not None]
+            expected = [expected_seconds(unit) for unit in (*trainings, *rows)]
             for number, mine in enumerate(programs_of(trainings)):
                 if unfinished(mine, rows, worker, table):
-                    run_alone(work, options.plan, options.workdir, devices, number, time.time())
+                    run_alone(work, options.plan, options.workdir, devices, number, expected, time.time())
         report(plan, trainings, rows, worker, table)
 
 

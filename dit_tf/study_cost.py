@@ -16,7 +16,7 @@ _TRAINING_SECONDS, _ROW_SECONDS = 8.0, 1.0  # besides the products: compilation,
 _ANY_PEAK = 2e11  # FLOPs per second, of two CPU cores: how parts compare hardly depends on it
 
 
-def expected_seconds(unit, peak):
+def expected_seconds(unit, peak=_ANY_PEAK):
     """Of a `Training` or a `Row`, on devices that together do so many FLOPs per second at best."""
     start = _TRAINING_SECONDS if isinstance(unit, Training) else _ROW_SECONDS
     return start + 2 * unit.macs / (_SHARE_OF_PEAK * peak)
@@ -72,11 +72,11 @@ def note_seconds(workdir, part, seconds):
 class Clock:
     """How far a study is, by the cost of its parts: those that are there have set the pace."""
 
-    def __init__(self, workdir, units, todo):
-        """units: all trainings and rows; todo: those of them that are not there yet."""
+    def __init__(self, workdir, units, expected, todo):
+        """units: all trainings and rows; expected: the seconds of each; todo: those of them that are not there yet."""
         self._workdir, self._count = workdir, len(units)
-        self._expected = {id(unit): expected_seconds(unit, _ANY_PEAK) for unit in units}
-        self._total, self._todo = sum(self._expected.values()), {id(unit) for unit in todo}
+        self._expected = {id(unit): seconds for unit, seconds in zip(units, expected, strict=True)}
+        self._total, self._todo = sum(expected), {id(unit) for unit in todo}
 
     @contextlib.contextmanager
     def timing(self, unit, name):

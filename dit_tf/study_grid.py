@@ -20,7 +20,8 @@ from dit_tf.samplers.labels import LABEL_POLICIES
 from dit_tf.samplers.options import SamplerOptions
 from dit_tf.train_options import check_intervals
 
-_HOW = ("remat", "scan_blocks", "accumulation_steps", "xla")  # a step is computed
+_HOW = ("remat", "scan_blocks", "accumulation_steps", "xla", "vae")  # a step is computed
+_FILES = ("init_from", "vae")  # that a training begins with, which its configuration does not name before it is read
 DEVICES = ("strategy", "tpu", "tpu_zone", "tpu_project", "logical_cpus")
 _OF_THE_STUDY = ("workdir", *DEVICES)
 
@@ -81,9 +82,10 @@ class Row:
     @property
     def key(self):
         """Names what the row is of, and nothing of where or when: a changed plan finds the rows that it still has."""
-        own = self.scoring.options
+        own, training = self.scoring.options, self.training
         chosen = {name: own[name].value for name in sorted(own) if own[name].value != own[name].default}
-        parts = json.loads(self.training.config.to_json()), self.step, chosen | {"steps": None}
+        files = [training.options[name].value for name in _FILES]
+        parts = json.loads(training.config.to_json()), files, self.step, chosen | dict(steps=None, data_dir=None)
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:20]
 
     @property

@@ -2,12 +2,10 @@
 study of small networks would grow by 60 MB with each of its hundred programs."""
 
 import multiprocessing
-import os
 import signal
-import threading
 
 from dit_tf.flags.command_line import quieten_libraries
-from dit_tf.runtime.preemption import START_AGAIN, Preempted, end_at_sigterm
+from dit_tf.runtime.preemption import START_AGAIN, Preempted, end_at_sigterm, end_with_parent
 
 
 def run_alone(function, *arguments):
@@ -52,15 +50,9 @@ def run_alone(function, *arguments):
 
 def _tell(sender, function, arguments):
     end_at_sigterm()
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     quieten_libraries()
     try:
         function(*arguments)
     except (ValueError, Preempted, KeyboardInterrupt) as error:
         sender.send(type(error)(*map(str, error.args)))
-
-
-def _end_with_parent():
-    """Where the study is killed, what it started must not go on beside the study that is started next."""
-    multiprocessing.parent_process().join()
-    os._exit(1)

@@ -14,13 +14,8 @@ class Table:
     def __init__(self, workdir):
         self._workdir, self.path = workdir, os.path.join(workdir, "table.csv")
 
-    def read(self, row):
-        """What was found of a planned row, or None."""
-        path = self._path(row)
-        if not os.path.exists(path):
-            return None
-        with open(path, encoding="utf-8") as file:
-            return json.load(file)
+    def has(self, row):
+        return os.path.exists(self._path(row))
 
     def write(self, row, found):
         replace_file(self._path(row), (json.dumps(found, indent=1) + "\n").encode())
@@ -29,12 +24,11 @@ class Table:
         """Those of the planned rows that are there, in the plan's order, with what the plan calls them now; and writes
         the two files."""
         found = []
-        for row in rows:
-            content = self.read(row)
-            if content is not None:
-                named = dict(run=row.training.name, group=row.training.group)
-                scored = dict(score=row.scoring.name, baseline=row.baseline)
-                found.append(content | named | scored)
+        for row in filter(self.has, rows):
+            with open(self._path(row), encoding="utf-8") as file:
+                content = json.load(file)
+            named = dict(run=row.training.name, group=row.training.group)
+            found.append(content | named | dict(score=row.scoring.name, baseline=row.baseline))
         replace_file(os.path.join(self._workdir, "table.jsonl"), "".join(json.dumps(r) + "\n" for r in found).encode())
         replace_file(self.path, as_csv(found).encode())
         return found

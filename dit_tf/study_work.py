@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import json
 import os
 import time
 
@@ -14,9 +13,11 @@ from dit_tf.data.pipeline import open_dataset, real_images
 from dit_tf.data.source_images import SourceImages
 from dit_tf.evaluate_samples import make_evaluator, versions
 from dit_tf.evaluation.class_agreement import class_agreement, train_classifier
+from dit_tf.evaluation.extractor import PixelExtractor
 from dit_tf.flags.groups import strategy_of
 from dit_tf.flags.study import define_study
 from dit_tf.models.codec import scale_pixels
+from dit_tf.runtime.metrics_log import read_metrics
 from dit_tf.runtime.output_files import replace_file
 from dit_tf.runtime.preemption import StopRequest
 from dit_tf.samplers.drawn_images import DrawnImages
@@ -39,12 +40,13 @@ _MOST_JUDGED = 5000  # images of a data set whose classes are learnt by the judg
 def unfinished(trainings, rows, worker, table):
     """[Training or Row] of these trainings that are not there yet, in the order in which they are done."""
     todo = [training for training in trainings if not worker.is_trained(training)]
-    return todo + [row for row in rows if row.training in trainings and table.read(row) is None]
+    return todo + [row for row in rows if row.training in trainings and not table.has(row)]
 
 
-def work(plan_path, workdir, devices, number, started):
+def work(plan_path, workdir, devices, number, expected, started):
     """Train and score the trainings of one program, in a process that does nothing else. devices: flags of the study;
-    number: of the program in the plan; started: the time of the clock when the process was asked for."""
+    number: of the program in the plan; expected: see `Clock`; started: the time of day when the process was asked for.
+    """
     note_seconds(workdir, "start of a process", time.time() - started)
     options = absl_flags.FlagValues()
     define_study(options)
@@ -53,8 +55,11 @@ def work(plan_path, workdir, devices, number, started):
     trainings = trainings_of(plan)
     rows, table = rows_of(plan, trainings), Table(workdir)
     worker = Worker(workdir, strategy_of(options))
-    clock = Clock(workdir, [*trainings, *rows], unfinished(trainings, rows, worker, table))
-    for unit in unfinished(programs_of(trainings)[number], rows, worker, table):
+    todo, mine = unfinished(trainings, rows, worker, table), programs_of(trainings)[number]
+    clock = Clock(workdir, [*trainings, *rows], expected, todo)
+    for unit in todo:
+        if (unit if isinstance(unit, Training) else unit.training) not in mine:
+            continue
         if isinstance(unit, Training):
             with clock.timing(unit, f"training {unit.name}"):
                 worker.train(unit)
@@ -96,28 +101,26 @@ class Worker:
         labels = LABEL_POLICIES[options.label_policy](options.seed, options.num_samples, config.num_classes)
         facts = dict(weights_sha256=build.weights_digest(params), label_policy=options.label_policy)
         drawn = DrawnImages(sampler, params, labels, options.seed, facts)
-        images = Held(drawn, options.batch_size) if options.features == "pixels" else drawn
-        evaluator, facts = self._evaluator(training, options, images.shape)
+        images, evaluations = drawn, sampler.solver.evaluations
+        if options.features == "pixels":
+            images = Held(drawn, options.batch_size)
+            evaluations = images.evaluations
+        evaluator, compared = self._evaluator(training, options, images.shape)
         scores = evaluator(images, name=row.key).numbers()
         if options.features == "pixels":
-            scores |= self._agreement(training, images, labels)
+            scores |= self._agreement(training, images.images, labels)
         if row.baseline and row.step == training.options.train_steps:
             self._keep_pictures(training, next(iter(images.batches(options.batch_size)))[:PICTURED])
-        evaluations = getattr(images, "evaluations", sampler.solver.evaluations)
         loss = [loss for step, loss in self.losses(training) if step <= row.step][-1:]
         provenance = dict(
-            samples=drawn.provenance(), features_sha256=dict(evaluator.features_sha256), **facts, **versions()
+            samples=drawn.provenance(), features_sha256=dict(evaluator.features_sha256), **compared, **versions()
         )
         found = described(row, sampler.options, evaluations) | dict(loss=loss[0] if loss else None)
         return found | scores | dict(provenance=provenance)
 
     def losses(self, training):
         """[(step, mean loss since the step before)]; none of a training that has not begun."""
-        path = os.path.join(self.path_of(training), "metrics.jsonl")
-        if not os.path.exists(path):
-            return []
-        with open(path, encoding="utf-8") as file:
-            lines = [json.loads(line) for line in file if line.endswith("\n")]
+        lines = read_metrics(self.path_of(training))
         return [(line["step"], line["loss"]) for line in lines if "loss" in line]
 
     def pictures(self, training):
@@ -148,17 +151,21 @@ class Worker:
         return self._evaluators[key]
 
     def _agreement(self, training, images, labels):
-        """{"class_agreement"}, of small labelled data sets."""
+        """{"class_agreement"} of uint8 images (N, H, W, C), of small labelled data sets; else {}."""
         config = training.config
         if config.dataset not in self._judges:
-            source = open_dataset(config.dataset, training.options.data_dir)
-            judge = None
-            if config.num_classes > 1 and source.spec(config.split).num_examples <= _MOST_JUDGED:
-                real, classes = real_images(source, config.split)
-                judge = train_classifier(_features(real), classes)
-            self._judges[config.dataset] = judge
-        judge = self._judges[config.dataset]
-        return {} if judge is None else dict(class_agreement=class_agreement(judge, _features(images.images), labels))
+            self._judges[config.dataset] = self._judge(training, images.shape[1:])
+        judge, features = self._judges[config.dataset]
+        return {} if judge is None else dict(class_agreement=class_agreement(judge, features(images), labels))
+
+    def _judge(self, training, shape):
+        """(classifier or None, what it looks at)."""
+        config, features = training.config, PixelExtractor(shape, None, scale_pixels)
+        source = open_dataset(config.dataset, training.options.data_dir)
+        if config.num_classes < 2 or source.spec(config.split).num_examples > _MOST_JUDGED:
+            return None, features
+        real, classes = real_images(source, config.split)
+        return train_classifier(features(real), classes), features
 
     def _pictures(self, training):
         return os.path.join(self.path_of(training), "pictures.npy")
@@ -202,7 +209,3 @@ def described(row, options, evaluations):
         sampling_macs=macs * evaluations * doubled, num_samples=row.scoring.options.num_samples,
         features=row.scoring.options.features,
     )  # fmt: skip
-
-
-def _features(images):
-    return scale_pixels(images).numpy().reshape(len(images), -1)

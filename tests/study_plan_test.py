@@ -65,6 +65,12 @@ def test_the_key_of_a_row_is_what_it_is_of_and_not_what_it_is_called(planned):
     assert {row.key for row in others} & {row.key for row in rows} == {row.key for row in rows[8:]}
 
 
+def test_trainings_that_begin_with_other_weights_have_rows_of_their_own(planned):
+    """What they begin with is read when they begin: until then their configurations are equal."""
+    _, rows = planned(GOOD.replace("--path=linear |", "--path=linear --init_from=a | --path=linear --init_from=b |"))
+    assert len({row.key for row in rows if row.training.group == "flow"}) == 3 * 2
+
+
 @pytest.mark.parametrize(
     "old, new, line, rule",
     [

@@ -56,6 +56,19 @@ def test_snapshots_are_the_averages_of_their_step_rounded(trained):
         np.testing.assert_array_equal(rounded, exact.astype(np.float16), err_msg=name)
 
 
+def test_kept_models_are_those_of_their_step_and_a_killed_run_leaves_none_out(parse, tiny_flags, tmp_path):
+    """Between a checkpoint and the model of its step lies a moment in which a run may be killed."""
+    flagged = [*tiny_flags, "--sample_every=0", "--ema_snapshot_every=0", "--train_steps=20", "--keep_model_every=10"]
+    options = parse(flags.define_train, *flagged, f"--workdir={tmp_path}")
+    train.main(options)
+    assert sorted(os.listdir(tmp_path / "models")) == ["00000010.keras", "00000020.keras"]
+    first, last = ((tmp_path / "models" / f"{step:08d}.keras").read_bytes() for step in (10, 20))
+    assert first != last == (tmp_path / "model.keras").read_bytes()
+    (tmp_path / "models" / "00000020.keras").unlink()
+    train.main(options)
+    assert (tmp_path / "models" / "00000020.keras").read_bytes() == last
+
+
 def test_a_work_directory_and_its_keras_file_hold_one_model(trained):
     from_directory, from_file = (build.load_model(str(p)) for p in (trained, trained / "model.keras"))
     inputs = np.ones((2, 8, 8, 1), "f"), np.array([3, 900]), np.array([1, 10])

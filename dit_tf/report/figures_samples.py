@@ -40,9 +40,7 @@ def samples(data):
     grid = figure.subplots(len(patches), len(sizes), squeeze=False)
     for line, patch in zip(grid, patches):
         for axes, size in zip(line, sizes):
-            axes.set(xticks=[], yticks=[])
-            axes.spines[:].set_visible(False)
-            axes.grid(False)
+            _bare(axes)
             if (patch, size) in shown:
                 _show(axes, mosaic(shown[patch, size], _COLUMNS))
             if patch == patches[0]:
@@ -74,9 +72,7 @@ def other_samples(data):
     height = 5.6 * first.shape[0] / first.shape[1] + 0.06
     figure = new_figure(7.4, 0.2 + height * len(strips))
     for axes, (title, images) in zip(figure.subplots(len(strips), 1, squeeze=False).ravel(), strips.items()):
-        axes.set(xticks=[], yticks=[])
-        axes.spines[:].set_visible(False)
-        axes.grid(False)
+        _bare(axes)
         axes.set_ylabel(title, rotation=0, ha="right", va="center")
         _show(axes, mosaic(images, 10))
     return Drawing(
@@ -116,6 +112,12 @@ def mosaic(images, columns):
         top, left = i // columns * (height + gap), i % columns * (width + gap)
         sheet[top : top + height, left : left + width] = image
     return sheet
+
+
+def _bare(axes):
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
+    axes.grid(False)
 
 
 def _show(axes, sheet):

@@ -5,14 +5,6 @@ a report shows beside its own. The paper's "Gflops" are multiply-adds of one for
 from typing import NamedTuple
 
 
-class Size(NamedTuple):
-    model: str
-    layers: int
-    width: int
-    heads: int
-    gflops: float  # with 32 x 32 latents and patch 4
-
-
 class Trained(NamedTuple):
     model: str
     image_size: int
@@ -39,13 +31,6 @@ class Unet(NamedTuple):
     upsampler: int | None
     total: int
 
-
-TABLE_1 = (
-    Size("DiT-S", 12, 384, 6, 1.4),
-    Size("DiT-B", 12, 768, 12, 5.6),
-    Size("DiT-L", 24, 1024, 16, 19.7),
-    Size("DiT-XL", 28, 1152, 16, 29.1),
-)
 
 # ImageNet 256 x 256, ft-EMA decoder
 TABLE_2 = (
@@ -99,13 +84,6 @@ TABLE_4 = (
     Trained("DiT-XL/2", 256, 118.64, 675, 7000, "adaln_zero", 9.62),
     Trained("DiT-XL/2", 512, 524.60, 675, 1301, "adaln_zero", 13.78),
     Trained("DiT-XL/2", 512, 524.60, 675, 3000, "adaln_zero", 11.93),
-)
-
-# decoders, ImageNet 256 x 256, DiT-XL/2-G (cfg=1.50)
-TABLE_5 = (
-    Scored("original", 2.46, 5.18, 271.56, 0.82, 0.57),
-    Scored("ft-MSE", 2.30, 4.73, 276.09, 0.83, 0.57),
-    Scored("ft-EMA", 2.27, 4.60, 278.24, 0.83, 0.57),
 )
 
 TABLE_6 = (

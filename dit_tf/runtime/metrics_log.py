@@ -8,6 +8,8 @@ import tensorflow as tf
 
 from dit_tf.runtime.workdir import writing_to
 
+METRICS = "metrics.jsonl"
+
 
 class MetricsLog:
     """One JSON object a line: {"step": ..., name: value, ...}, steps ascending.
@@ -17,7 +19,7 @@ class MetricsLog:
     """
 
     def __init__(self, workdir, start_step):
-        self.workdir, self.path = workdir, os.path.join(workdir, "metrics.jsonl")
+        self.workdir, self.path = workdir, os.path.join(workdir, METRICS)
         with writing_to(workdir):
             self._drop_after(start_step)
         # TensorFlow 2.21 no longer brings the tensorboard package, and its tf.summary.scalar fails without it.
@@ -42,9 +44,7 @@ class MetricsLog:
 
     def has(self, step, name):
         """Whether a value of that name was written at that step."""
-        if not tf.io.gfile.exists(self.path):
-            return False
-        return any(line["step"] == step and name in line for line in map(json.loads, _whole_lines(self.path)))
+        return any(line["step"] == step and name in line for line in read_metrics(self.workdir))
 
     def _drop_after(self, step):
         if not tf.io.gfile.exists(self.path):
@@ -54,6 +54,12 @@ class MetricsLog:
         with tf.io.gfile.GFile(temporary, "w") as file:
             file.write("".join(kept))
         tf.io.gfile.rename(temporary, self.path, overwrite=True)
+
+
+def read_metrics(workdir):
+    """[{"step": ..., name: value, ...}] of a work directory's metrics.jsonl; none where there is no such file."""
+    path = os.path.join(workdir, METRICS)
+    return list(map(json.loads, _whole_lines(path))) if tf.io.gfile.exists(path) else []
 
 
 def _whole_lines(path):

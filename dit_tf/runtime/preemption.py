@@ -6,8 +6,10 @@ start them again, with the same command, where they end with `START_AGAIN`.
 """
 
 import contextlib
+import multiprocessing
 import os
 import signal
+import threading
 
 START_AGAIN = 75  # EX_TEMPFAIL of sysexits.h: "a temporary failure, try again later"
 
@@ -20,6 +22,17 @@ def end_at_sigterm():
     """For the time before there is a `StopRequest`, such as that of the imports: SIGTERM ends the process at once, as
     one to be started again."""
     signal.signal(signal.SIGTERM, lambda number, frame: os._exit(START_AGAIN))
+
+
+def end_with_parent():
+    """In a process that multiprocessing has started: it ends as soon as the one that started it is gone. A parent that
+    is killed cannot end it, and it would go on, with its gigabytes and its files, beside what is started next."""
+
+    def wait():
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 class StopRequest:

@@ -89,8 +89,8 @@ class RowSeeds:
         seed = tf.cast(tf.reshape(self.seed, (-1, 1)), tf.uint64)
         key = (tf.cast(seed, tf.uint32), tf.cast(tf.bitwise.right_shift(seed, tf.constant(32, tf.uint64)), tf.uint32))
         block, row = tf.range(-(-count // 4), dtype=tf.int32)[None], tf.reshape(self.row, (-1, 1))
-        # Left to broadcast by themselves: the first rounds have a row or a column each, where a compiler would else fold
-        # constants as large as the batch.
+        # Left to broadcast by themselves: the first rounds have a row or a column each, where a compiler would else
+        # fold constants as large as the batch.
         return tf.concat(philox([tf.cast(c, tf.uint32) for c in (block, row, self.step, int(stream))], key), axis=1)
 
     @staticmethod

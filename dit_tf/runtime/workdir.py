@@ -39,7 +39,7 @@ def hold(workdir):
                 file.seek(0)
                 holder = file.read(100).strip() or "unknown"
                 raise ValueError(
-                    f"--workdir={workdir} is in use by another training ({holder}): wait until it ends, or choose "
+                    f"--workdir={workdir} is in use by another run ({holder}): wait until it ends, or choose "
                     "another --workdir."
                 )
             time.sleep(0.1)

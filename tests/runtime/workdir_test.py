@@ -36,7 +36,7 @@ def held(tmp_path):
 def test_a_directory_in_use_is_refused_in_one_sentence(held, monkeypatch):
     monkeypatch.setattr(workdir, "_PATIENCE_SECONDS", 0.0)
     sentence = (
-        rf"^--workdir={held[0]} is in use by another training \(process 7 on host\): wait until it ends, or .*\.$"
+        rf"^--workdir={held[0]} is in use by another run \(process 7 on host\): wait until it ends, or .*\.$"
     )
     with pytest.raises(ValueError, match=sentence), workdir.hold(str(held[0])):
         pass
