@@ -13,7 +13,6 @@ if __name__ == "__main__":  # before the seconds that the imports take
     preemption.end_at_sigterm()
 
 import os
-import time
 
 from dit_tf import flags
 from dit_tf.report.page import require_matplotlib, write_report
@@ -36,6 +35,10 @@ def main(options):
         raise ValueError(f"--topology goes with --list, got --topology={options.topology}.")
     if not options.workdir and not options.list:
         raise ValueError("--workdir must be given: where trainings, table and report go.")
+    if options.processes < 1:
+        raise ValueError(f"--processes must be at least 1, got {options.processes}.")
+    if options.processes > 1 and options.tpu:
+        raise ValueError(f"--processes={options.processes} share the cores of CPUs, so it cannot go with --tpu.")
     if options.workdir and is_remote(options.workdir):
         raise ValueError(f"--workdir of a study must be a local directory, got {options.workdir}.")
     plan = read_plan(options.plan)
@@ -49,9 +52,11 @@ def main(options):
         if not options.report and unfinished(trainings, rows, worker, table):
             devices = [f"--{name}={options[name].value}" for name in DEVICES if options[name].value is not None]
             expected = [expected_seconds(unit) for unit in (*trainings, *rows)]
-            for number, mine in enumerate(programs_of(trainings)):
-                if unfinished(mine, rows, worker, table):
-                    run_alone(work, options.plan, options.workdir, devices, number, expected, time.time())
+            programs = programs_of(trainings)
+            todo = [i for i, mine in enumerate(programs) if unfinished(mine, rows, worker, table)]
+            if options.processes > 1:
+                os.environ["TQDM_DISABLE"] = "1"  # their bars would be drawn over one another
+            run_alone(work, [(options.plan, options.workdir, devices, i, expected) for i in todo], options.processes)
         report(plan, trainings, rows, worker, table)
 
 

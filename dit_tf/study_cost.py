@@ -10,7 +10,7 @@ from dit_tf.runtime.peak_flops import peak_flops
 from dit_tf.runtime.tpu_chips import parse_topology
 from dit_tf.study_grid import Training
 
-_SECONDS = "seconds.jsonl"
+_TIMES = "times.jsonl"
 _SHARE_OF_PEAK = 0.4  # of the FLOPs of a device that a training or a sampler may be expected to use
 _TRAINING_SECONDS, _ROW_SECONDS = 8.0, 1.0  # besides the products: compilation, files
 _ANY_PEAK = 2e11  # FLOPs per second, of two CPU cores: how parts compare hardly depends on it
@@ -55,39 +55,45 @@ def duration(seconds):
 
 
 def seconds_of(workdir):
-    """What all parts of a study took so far."""
-    path = os.path.join(workdir, _SECONDS)
+    """In which some part of a study ran, over all the times that it was started."""
+    path, total, until = os.path.join(workdir, _TIMES), 0.0, 0.0
     if not os.path.exists(path):
-        return 0.0
+        return total
     with open(path, encoding="utf-8") as file:
-        return sum(json.loads(line)["seconds"] for line in file if line.endswith("\n"))
+        parts = [json.loads(line) for line in file if line.endswith("\n")]
+    for began, ended in sorted((part["began"], part["began"] + part["seconds"]) for part in parts):
+        total += max(0.0, ended - max(began, until))  # processes that ran together count once
+        until = max(ended, until)
+    return total
 
 
-def note_seconds(workdir, part, seconds):
-    """To WORKDIR/seconds.jsonl: what a part took, over all the times that the study was started."""
-    with open(os.path.join(workdir, _SECONDS), "a", encoding="utf-8") as file:
-        file.write(json.dumps(dict(part=part, seconds=round(seconds, 2))) + "\n")
+def note_time(workdir, part, began):
+    """To WORKDIR/times.jsonl: how long a part took, up to now. began: a time of day, in seconds."""
+    told = dict(part=part, began=round(began, 2), seconds=round(time.time() - began, 2))
+    with open(os.path.join(workdir, _TIMES), "a", encoding="utf-8") as file:
+        file.write(json.dumps(told) + "\n")
 
 
 class Clock:
     """How far a study is, by the cost of its parts: those that are there have set the pace."""
 
-    def __init__(self, workdir, units, expected, todo):
-        """units: all trainings and rows; expected: the seconds of each; todo: those of them that are not there yet."""
-        self._workdir, self._count = workdir, len(units)
+    def __init__(self, workdir, units, expected, unfinished):
+        """units: all trainings and rows; expected: the seconds of each; unfinished: () -> those that are not there yet,
+        for other processes do some of them."""
+        self._workdir, self._unfinished, self._count = workdir, unfinished, len(units)
         self._expected = {id(unit): seconds for unit, seconds in zip(units, expected, strict=True)}
-        self._total, self._todo = sum(expected), {id(unit) for unit in todo}
+        self._total = sum(expected)
 
     @contextlib.contextmanager
     def timing(self, unit, name):
         """Says what begins and how far the study is; then notes what it took."""
-        left = sum(self._expected[one] for one in self._todo)
+        todo = self._unfinished()
+        left = sum(self._expected[id(one)] for one in todo)
         spent = seconds_of(self._workdir) / (self._total - left) if left < self._total else 1.0
-        done = f"{self._count - len(self._todo)} of {self._count} parts, {abs(1 - left / self._total):.0%} of the work"
+        done = f"{self._count - len(todo)} of {self._count} parts, {abs(1 - left / self._total):.0%} of the work"
         print(f"== {done} done, about {duration(left * spent)} left: {name}", flush=True)
-        began = time.monotonic()
+        began = time.time()
         try:
             yield
-            self._todo.discard(id(unit))
         finally:
-            note_seconds(self._workdir, name, time.monotonic() - began)
+            note_time(self._workdir, name, began)

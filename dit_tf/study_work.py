@@ -3,7 +3,6 @@
 import contextlib
 import io
 import os
-import time
 
 import numpy as np
 from absl import flags as absl_flags
@@ -22,7 +21,7 @@ from dit_tf.runtime.output_files import replace_file
 from dit_tf.runtime.preemption import StopRequest
 from dit_tf.samplers.drawn_images import DrawnImages
 from dit_tf.samplers.labels import LABEL_POLICIES
-from dit_tf.study_cost import Clock, note_seconds
+from dit_tf.study_cost import Clock, note_time
 from dit_tf.study_grid import Training, programs_of, rows_of, trainings_of
 from dit_tf.study_plan import read_plan
 from dit_tf.study_table import Table
@@ -43,23 +42,19 @@ def unfinished(trainings, rows, worker, table):
     return todo + [row for row in rows if row.training in trainings and not table.has(row)]
 
 
-def work(plan_path, workdir, devices, number, expected, started):
-    """Train and score the trainings of one program, in a process that does nothing else. devices: flags of the study;
-    number: of the program in the plan; expected: see `Clock`; started: the time of day when the process was asked for.
-    """
-    note_seconds(workdir, "start of a process", time.time() - started)
+def work(place, plan_path, workdir, devices, number, expected):
+    """Train and score the trainings of one program, in a process that does nothing else. place: see `run_alone`;
+    devices: flags of the study; number: of the program in the plan; expected: see `Clock`."""
+    note_time(workdir, "start of a process", place.started)
     options = absl_flags.FlagValues()
     define_study(options)
     options(["study", *devices])
     plan = read_plan(plan_path)
     trainings = trainings_of(plan)
     rows, table = rows_of(plan, trainings), Table(workdir)
-    worker = Worker(workdir, strategy_of(options))
-    todo, mine = unfinished(trainings, rows, worker, table), programs_of(trainings)[number]
-    clock = Clock(workdir, [*trainings, *rows], expected, todo)
-    for unit in todo:
-        if (unit if isinstance(unit, Training) else unit.training) not in mine:
-            continue
+    worker, mine = Worker(workdir, strategy_of(options), place.slot), programs_of(trainings)[number]
+    clock = Clock(workdir, [*trainings, *rows], expected, lambda: unfinished(trainings, rows, worker, table))
+    for unit in unfinished(mine, rows, worker, table):
         if isinstance(unit, Training):
             with clock.timing(unit, f"training {unit.name}"):
                 worker.train(unit)
@@ -72,8 +67,9 @@ class Worker:
     """Trains and scores the models of one program, on one strategy: what is compiled serves all seeds, and one row
     after the other where it can. Without a strategy it finds what is there."""
 
-    def __init__(self, workdir, strategy=None):
-        self.workdir, self._strategy = workdir, strategy
+    def __init__(self, workdir, strategy=None, slot=0):
+        """slot: of its process among those that work at the same time."""
+        self.workdir, self._strategy, self._slot = workdir, strategy, slot
         self._train_step, self._samplers = None, []
         self._evaluators, self._judges = {}, {}
 
@@ -145,7 +141,7 @@ class Worker:
             if not options.reference:
                 source = open_dataset(config.dataset, training.options.data_dir)
                 reference = SourceImages("--dataset", source, config.split, config.image_size, config.crop)
-            partial = os.path.join(self.workdir, "evaluation", f"set-{len(self._evaluators)}")
+            partial = os.path.join(self.workdir, "evaluation", f"{self._slot}-{len(self._evaluators)}")
             made = make_evaluator(options, self._strategy, shape, options.batch_size, partial, reference)
             self._evaluators[key] = made
         return self._evaluators[key]

@@ -24,6 +24,7 @@ DTYPES = ("float16", "float32")
 _BLOCK = 1024  # distances on a side: 4 MiB, which caches hold, and no slower a product than larger ones
 _TILE = 10_000  # distances on a side that ADM's evaluator computes in one precision
 _LARGEST = 65504.0  # of float16
+_SLOW = 2.0  # seconds after which a bar shows that it goes on
 
 
 def precision_and_recall(reference, samples, nhood_sizes=(3,), dtype="float16", progress=True, block=_BLOCK):
@@ -42,12 +43,13 @@ def precision_and_recall(reference, samples, nhood_sizes=(3,), dtype="float16", 
             f"The reference has {reference.width} features and the samples have {samples.width}: use one network."
         )
     pairs = len(reference) ** 2 + len(samples) ** 2 + len(reference) * len(samples)
-    with tqdm.tqdm(total=pairs, unit=" pairs", unit_scale=True, disable=not progress) as bar:
-        bar.set_description("neighbours of references")
+    silent = {} if progress else dict(disable=True)  # where nothing is said, TQDM_DISABLE decides
+    with tqdm.tqdm(total=pairs, unit=" pairs", unit_scale=True, delay=_SLOW, **silent) as bar:
+        bar.set_description("neighbours of references", refresh=False)
         reference_radii = _radii(reference, nhood_sizes, block, bar)
-        bar.set_description("neighbours of samples")
+        bar.set_description("neighbours of samples", refresh=False)
         samples_radii = _radii(samples, nhood_sizes, block, bar)
-        bar.set_description("precision and recall")
+        bar.set_description("precision and recall", refresh=False)
         inside_reference = np.zeros((len(samples), len(nhood_sizes)), bool)
         inside_samples = np.zeros((len(reference), len(nhood_sizes)), bool)
         for rows, columns, half in _blocks(reference, samples, block):

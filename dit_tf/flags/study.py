@@ -20,6 +20,9 @@ def define_study(values):
     define.string("workdir", None, "Where trainings, table and report go.")
     define.bool("list", False, "Show what would run, with its cost, and stop.")
     define.bool("report", False, "Write table and report of what is there, and stop.")
+    define.integer(
+        "processes", 1, "Trainings at a time, each in a process of its own: small ones leave cores of CPUs idle."
+    )
     define.string(
         "topology", None, "Of --list: the TPU slice whose time is estimated, e.g. v4:2x2x4; default: this machine."
     )
