@@ -13,6 +13,7 @@ from dit_tf.study_grid import Training
 _TIMES = "times.jsonl"
 _SHARE_OF_PEAK = 0.4  # of the FLOPs of a device that a training or a sampler may be expected to use
 _TRAINING_SECONDS, _ROW_SECONDS = 8.0, 1.0  # besides the products: compilation, files
+_BELIEVED = 120.0  # seconds of a study at the expected pace, which count beside what was measured
 _ANY_PEAK = 2e11  # FLOPs per second, of two CPU cores: how parts compare hardly depends on it
 
 
@@ -89,9 +90,9 @@ class Clock:
         """Says what begins and how far the study is; then notes what it took."""
         todo = self._unfinished()
         left = sum(self._expected[id(one)] for one in todo)
-        spent = seconds_of(self._workdir) / (self._total - left) if left < self._total else 1.0
+        pace = (seconds_of(self._workdir) + _BELIEVED) / (self._total - left + _BELIEVED)
         done = f"{self._count - len(todo)} of {self._count} parts, {abs(1 - left / self._total):.0%} of the work"
-        print(f"== {done} done, about {duration(left * spent)} left: {name}", flush=True)
+        print(f"== {done} done, about {duration(left * pace)} left: {name}", flush=True)
         began = time.time()
         try:
             yield

@@ -97,7 +97,7 @@ def test_training_may_begin_at_the_photographs(photographs, vae_file, parse, tmp
     """And again from the result: without classes, at another resolution, by a model that keeps all other weights."""
     first, second = tmp_path / "first", tmp_path / "second"
     images = [f"--dataset=folder:{photographs}", f"--vae={vae_file}", *_MODEL[:-2], "--train_steps=2"]
-    events = ["--steps_per_execution=2", "--checkpoint_every=2", "--log_every=2", "--sample_every=0"]
+    events = ["--steps_per_execution=2", "--checkpoint_every=2", "--log_every=2", "--sample_every=0", "--xla=false"]
     train.main(parse(flags.define_train, *images, *events, "--image_size=32", f"--workdir={first}"))
     again = [f"--init_from={first / 'model.keras'}", "--unconditional", "--image_size=16", f"--workdir={second}"]
     train.main(parse(flags.define_train, *images, *events, *again))

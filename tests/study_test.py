@@ -129,7 +129,7 @@ def test_models_of_colour_are_scored_by_inception(run, tmp_path, inception_file,
             (tmp_path / "photos" / name / f"{i}.png").write_bytes(pixels.numpy())
     plan = tmp_path / "colour"
     plan.write_text(
-        "[train one]\n--sample_every=0 --train_steps=2 --steps_per_execution=1 --global_batch_size=8\n"
+        "[train one]\n--xla=false --sample_every=0 --train_steps=2 --steps_per_execution=1 --global_batch_size=8\n"
         f"--dataset=folder:{tmp_path}/photos --image_size=8 --model=DiT-Mi/4\n"
         "[score fid of one]\n--sampler=ddim --num_steps=1 --num_samples=20 --batch_size=10\n"
         f"--inception={inception_file} --allow_few_samples --label_policy=balanced\n"
@@ -143,9 +143,10 @@ def test_models_of_colour_are_scored_by_inception(run, tmp_path, inception_file,
     assert np.load(picture).shape == (10, 8, 8, 3)
 
 
-def killed(plan, workdir, kills, longest):
+def killed(plan, workdir, kills, longest, processes=1):
     """Kills the study so many times, up to `longest` seconds after a part of it has begun; then lets it end."""
-    rng, command = random.Random(0), [sys.executable, "-m", "dit_tf.study", f"--plan={plan}", f"--workdir={workdir}"]
+    command = [sys.executable, "-m", "dit_tf.study", f"--plan={plan}", f"--workdir={workdir}"]
+    rng, command = random.Random(0), [*command, f"--processes={processes}"]
     for left in reversed(range(kills + 1)):
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         if left:
@@ -169,11 +170,11 @@ def test_a_study_that_is_killed_ends_with_the_table_of_one_that_never_was(unbrok
 
 
 @pytest.mark.kills
-def test_ten_kills_at_random(run, data, tmp_path):
+def test_ten_kills_at_random_of_two_processes(run, data, tmp_path):
     plan = tmp_path / "more"
     plan.write_text(PLAN.format(data=data).replace("DiT-Mi/4", "DiT-Mi/4|DiT-Mi/2|DiT-Na/4").replace("0|1", "0|1|2"))
     run(f"--plan={plan}", f"--workdir={tmp_path}/unbroken")
-    killed(plan, tmp_path / "killed", kills=10, longest=9)
+    killed(plan, tmp_path / "killed", kills=10, longest=9, processes=2)
     assert_same_tables(tmp_path / "killed", tmp_path / "unbroken")
 
 
@@ -207,6 +208,14 @@ def test_list_says_what_would_run(plan, run, capsys):
         (["--plan=launch/plans/digits-quick"], "--workdir must be given"),
         (["--plan=nowhere", "--workdir={}"], "--plan=nowhere cannot be read"),
         (["--plan=launch/plans/digits-quick", "--workdir={}", "--report"], "has no row of"),
+        (
+            ["--plan=launch/plans/digits-quick", "--workdir={}", "--processes=0"],
+            "--processes must be at least 1, got 0",
+        ),
+        (
+            ["--plan=launch/plans/digits-quick", "--workdir={}", "--processes=2", "--tpu=node"],
+            "--processes=2 share the cores of CPUs",
+        ),
         (["--plan=launch/plans/digits-quick", "--workdir=gs://b/w"], "must be a local directory, got gs://b/w"),
         (["--plan=launch/plans/digits-quick", "--workdir={}", "--topology=v4:2x2x1"], "--topology goes with --list"),
         (["--plan=launch/plans/digits-quick", "--list", "--topology=v9:2"], "--topology must be KIND:SHAPE"),
