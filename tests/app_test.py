@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from dit_tf import app, build, flags, sample
-from dit_tf.app_checkpoint import Checkpoint, captions_of
-from dit_tf.app_request import IMAGE, Request, checked, class_flag
-from dit_tf.app_states import states_of
+from dit_tf import build, flags, sample
+from dit_tf.app import __main__ as app
+from dit_tf.app.checkpoint import Checkpoint, captions_of
+from dit_tf.app.request import IMAGE, Request, checked, class_flag
+from dit_tf.app.states import states_of
 from dit_tf.config import RunConfig
 from dit_tf.data.class_names import UNLABELLED, ClassTable, imagenet
 from dit_tf.runtime.seeds import RowSeeds, Stream
@@ -196,7 +197,7 @@ def test_without_a_model_the_newest_demo_that_ended_is_shown(parse, trained, tmp
 
 def test_without_gradio_the_sentence_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", None)
-    monkeypatch.delitem(sys.modules, "dit_tf.app_page", raising=False)
+    monkeypatch.delitem(sys.modules, "dit_tf.app.page", raising=False)
     with pytest.raises(ValueError, match=r"pip install '\.\[app\]'"):
         app.import_page()
 

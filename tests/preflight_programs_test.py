@@ -3,7 +3,7 @@
 import pytest
 
 from dit_tf.config import RunConfig
-from dit_tf.preflight_programs import Program, compile_alone, missing_compiler
+from dit_tf.preflight.programs import Program, compile_alone, missing_compiler
 from dit_tf.runtime.tpu_chips import parse_topology
 from dit_tf.runtime.tpu_compiler import TooLarge
 

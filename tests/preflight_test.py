@@ -7,13 +7,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from dit_tf import build, flags, preflight
+from dit_tf import build, flags
 from dit_tf.config import RunConfig
 from dit_tf.models.costs import abstract, count_macs, count_parameters
-from dit_tf.preflight_analysis import analysis, analytic_flops, configuration, row_of
-from dit_tf.preflight_programs import Program, missing_compiler
-from dit_tf.preflight_report import lines_of, pace_of, remedies, too_large_record
-from dit_tf.preflight_table import PUBLISHED, count_table
+from dit_tf.preflight import __main__ as preflight
+from dit_tf.preflight.analysis import analysis, analytic_flops, configuration, row_of
+from dit_tf.preflight.programs import Program, missing_compiler
+from dit_tf.preflight.report import lines_of, pace_of, remedies, too_large_record
+from dit_tf.preflight.table import PUBLISHED, count_table
 from dit_tf.runtime.tpu_chips import GIB, parse_topology
 from dit_tf.runtime.tpu_compiler import Report, TooLarge, _too_large
 

@@ -6,9 +6,10 @@ import os
 import numpy as np
 import pytest
 
-from dit_tf import build, convert, flags, preflight
+from dit_tf import build, convert, flags
 from dit_tf.config import RunConfig
 from dit_tf.data.class_names import numbered
+from dit_tf.preflight import __main__ as preflight
 from dit_tf.pretrained.fine_tuning import start_from
 
 _CONFIG = RunConfig(model="DiT-Mi/4", qk_norm=True)

@@ -4,8 +4,8 @@ import pathlib
 
 import pytest
 
-from dit_tf.study_grid import rows_of, trainings_of
-from dit_tf.study_plan import read_plan
+from dit_tf.study.grid import rows_of, trainings_of
+from dit_tf.study.plan import read_plan
 
 GOOD = """# A small one
 [train small]

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from dit_tf.runtime.preemption import Preempted
-from dit_tf.study_process import run_alone
+from dit_tf.study.process import run_alone
 
 _PATIENCE = 60  # seconds that a part waits for another
 

@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from dit_tf import evaluate, flags, study
+from dit_tf import evaluate, flags
+from dit_tf.study import __main__ as study
 
 PLAN = """# Two seeds, for the tests
 [train sizes]

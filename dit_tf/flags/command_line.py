@@ -1,7 +1,7 @@
 """A command's flags, parsed, and how its bad input and interruptions end."""
 
 import logging as standard_logging
-import os
+import pathlib
 import sys
 
 from absl import app, flags, logging
@@ -31,7 +31,7 @@ def quieten_libraries():
 
 def _guarded(main, argv, resumes):
     quieten_libraries()
-    command = f"dit_tf.{os.path.splitext(os.path.basename(argv[0]))[0]}"
+    command = f"dit_tf.{pathlib.Path(argv[0].removesuffix('/__main__.py')).stem}"
     consequence = "the same command goes on where it stopped" if resumes else "nothing was written"
     try:
         if argv[1:]:

@@ -5,8 +5,9 @@ import shlex
 import numpy as np
 import pytest
 
-from dit_tf import app, flags, query
-from dit_tf.app_request import IMAGE, Request
+from dit_tf import flags, query
+from dit_tf.app import __main__ as app
+from dit_tf.app.request import IMAGE, Request
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http"])

@@ -14,7 +14,7 @@ from dit_tf.data.source import DatasetSpec
 from dit_tf.models.autoencoder_kl import SCALING_FACTOR
 from dit_tf.models.costs import abstract, count_macs, count_macs_of, count_parameters
 from dit_tf.models.dit import BLOCKS, SIZES, name_of, size_of
-from dit_tf.preflight_programs import Program, traceable
+from dit_tf.preflight.programs import Program, traceable
 from dit_tf.train_options import run_config
 
 _STATE_COPIES = 4  # weights, both moments of AdamW, EMA, and the averages beside it: float32 all of them

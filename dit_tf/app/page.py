@@ -6,8 +6,8 @@ import random
 import gradio
 import tensorflow as tf
 
-from dit_tf.app_drawing import CSS, status_of, updates, way_of
-from dit_tf.app_request import checked
+from dit_tf.app.drawing import CSS, status_of, updates, way_of
+from dit_tf.app.request import checked
 from dit_tf.data.class_names import UNLABELLED
 from dit_tf.samplers.options import DEFAULT_STEPS
 

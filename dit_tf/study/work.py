@@ -21,10 +21,10 @@ from dit_tf.runtime.output_files import replace_file
 from dit_tf.runtime.preemption import StopRequest
 from dit_tf.samplers.drawn_images import DrawnImages
 from dit_tf.samplers.labels import LABEL_POLICIES
-from dit_tf.study_cost import Clock, note_time
-from dit_tf.study_grid import Training, programs_of, rows_of, trainings_of
-from dit_tf.study_plan import read_plan
-from dit_tf.study_table import Table
+from dit_tf.study.cost import Clock, note_time
+from dit_tf.study.grid import Training, programs_of, rows_of, trainings_of
+from dit_tf.study.plan import read_plan
+from dit_tf.study.table import Table
 from dit_tf.train import train
 from dit_tf.train_records import kept_model
 

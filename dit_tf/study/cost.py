@@ -8,7 +8,7 @@ import time
 from dit_tf.runtime.distribution import make_strategy
 from dit_tf.runtime.peak_flops import peak_flops
 from dit_tf.runtime.tpu_chips import parse_topology
-from dit_tf.study_grid import Training
+from dit_tf.study.grid import Training
 
 _TIMES = "times.jsonl"
 _SHARE_OF_PEAK = 0.4  # of the FLOPs of a device that a training or a sampler may be expected to use

@@ -18,12 +18,12 @@ from dit_tf import flags
 from dit_tf.report.page import require_matplotlib, write_report
 from dit_tf.report.study_data import StudyData
 from dit_tf.runtime.workdir import hold, is_remote, writing_to
-from dit_tf.study_cost import expected_seconds, listing, seconds_of
-from dit_tf.study_grid import DEVICES, programs_of, rows_of, trainings_of
-from dit_tf.study_plan import read_plan
-from dit_tf.study_process import run_alone
-from dit_tf.study_table import Table
-from dit_tf.study_work import Worker, unfinished, work
+from dit_tf.study.cost import expected_seconds, listing, seconds_of
+from dit_tf.study.grid import DEVICES, programs_of, rows_of, trainings_of
+from dit_tf.study.plan import read_plan
+from dit_tf.study.process import run_alone
+from dit_tf.study.table import Table
+from dit_tf.study.work import Worker, unfinished, work
 
 _VERSIONS = ("dit_tf", "tensorflow", "keras", "numpy", "python", "devices")
 

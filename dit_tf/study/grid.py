@@ -14,7 +14,7 @@ from dit_tf import build
 from dit_tf.config import RunConfig
 from dit_tf.flags.commands import define_train
 from dit_tf.flags.study import define_scoring
-from dit_tf.preflight_analysis import analysis, configuration
+from dit_tf.preflight.analysis import analysis, configuration
 from dit_tf.sample import sampler_options
 from dit_tf.samplers.labels import LABEL_POLICIES
 from dit_tf.samplers.options import SamplerOptions

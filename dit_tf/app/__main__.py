@@ -12,8 +12,8 @@ import os
 import threading
 
 from dit_tf import flags
-from dit_tf.app_checkpoint import Checkpoint
-from dit_tf.app_served import Served
+from dit_tf.app.checkpoint import Checkpoint
+from dit_tf.app.served import Served
 
 _DEMOS = "runs/digits-demo-*"  # where launch/demo.sh trains; their names end with the time
 _PATIENCE = 2.0  # seconds for all threads to end after Ctrl-C
@@ -46,12 +46,12 @@ def import_page():
     """The module that needs gradio, which nothing else does."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when it is imported
     try:
-        from dit_tf import app_page
+        from dit_tf.app import page
     except ModuleNotFoundError as error:
         if error.name != "gradio":
             raise
         raise ValueError("The page needs gradio, which is not installed: pip install '.[app]'.") from error
-    return app_page
+    return page
 
 
 def source(options):

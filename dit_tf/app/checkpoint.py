@@ -12,8 +12,8 @@ import numpy as np
 import tensorflow as tf
 
 from dit_tf import build
-from dit_tf.app_request import IMAGE, Progress, class_flag
-from dit_tf.app_states import states_of
+from dit_tf.app.request import IMAGE, Progress, class_flag
+from dit_tf.app.states import states_of
 from dit_tf.models.codec import tensors
 from dit_tf.sample import load_vae, model_path
 from dit_tf.samplers.generate import ImageSampler, in_batches

@@ -2,7 +2,7 @@
 
 import shlex
 
-from dit_tf.app_request import IMAGE, Progress, class_flag
+from dit_tf.app.request import IMAGE, Progress, class_flag
 from dit_tf.data.class_names import ClassTable
 from dit_tf.serving.client import connect
 
