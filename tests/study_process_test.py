@@ -5,7 +5,6 @@ import time
 
 import pytest
 
-from dit_tf.runtime.preemption import Preempted
 from dit_tf.study.process import run_alone
 
 _PATIENCE = 60  # seconds that a part waits for another
@@ -32,8 +31,6 @@ def end(place, folder, how):
         raise ValueError("--flag must be a flag.")
     if how == "dies":
         os._exit(9)
-    if how == "stops":
-        raise Preempted
 
 
 def test_so_many_run_at_once_and_no_two_in_one_slot(tmp_path):
@@ -43,15 +40,10 @@ def test_so_many_run_at_once_and_no_two_in_one_slot(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "how, raised, words",
-    [
-        ("fails", ValueError, "--flag must be a flag"),
-        ("dies", ValueError, r"ended without a word \(exit code 9\)"),
-        ("stops", Preempted, ""),
-    ],
+    "how, words", [("fails", "--flag must be a flag"), ("dies", r"ended without a word \(exit code 9\)")]
 )
-def test_where_one_fails_the_others_end_and_none_begins(tmp_path, how, raised, words):
+def test_where_one_fails_the_others_end_and_none_begins(tmp_path, how, words):
     began = time.time()
-    with pytest.raises(raised, match=words):
+    with pytest.raises(ValueError, match=words):
         run_alone(end, [(tmp_path, "waits"), (tmp_path, how), (tmp_path, "begins")], at_once=2)
     assert set(os.listdir(tmp_path)) == {"waits", how} and time.time() - began < _PATIENCE

@@ -93,11 +93,13 @@ def _samplers(rows):
     )
     others = [row for row in sde if row["diffusion"] not in _KL]
     if best and others:
+        forms = [[row for row in others if row["diffusion"] == form] for form in distinct(others, "diffusion")]
+        rival = max(forms, key=lambda form: main.sign * np.mean([row[main.key] for row in form]))
         yield claim_of_difference(
             "SiT",
             "Among diffusion coefficients w^KL and w^(KL,eta) do best.",
             ("the KL forms", _mean_of_forms(best, main.key)),
-            (f"the mean of {', '.join(distinct(others, 'diffusion'))}", _mean_of_forms(others, main.key)),
+            (f"{rival[0]['diffusion']}, the best of the others,", seeds_of(rival, main.key)),
             main,
             "flow_samplers",
         )
