@@ -93,18 +93,35 @@ def test_latents_and_photographs_have_a_likelihood(workdir, photographs, vae_fil
     assert abs(bits[0] - bits[2]) < 0.02 * abs(bits[0])
 
 
-def test_training_may_begin_at_the_photographs(photographs, vae_file, parse, tmp_path):
-    """And again from the result: without classes, at another resolution, by a model that keeps all other weights."""
-    first, second = tmp_path / "first", tmp_path / "second"
-    images = [f"--dataset=folder:{photographs}", f"--vae={vae_file}", *_MODEL[:-2], "--train_steps=2"]
-    events = ["--steps_per_execution=2", "--checkpoint_every=2", "--log_every=2", "--sample_every=0", "--xla=false"]
-    train.main(parse(flags.define_train, *images, *events, "--image_size=32", f"--workdir={first}"))
-    again = [f"--init_from={first / 'model.keras'}", "--unconditional", "--image_size=16", f"--workdir={second}"]
-    train.main(parse(flags.define_train, *images, *events, *again))
-    config = build.load_config(str(second))
+@pytest.fixture(scope="module")
+def from_photographs(photographs, vae_file, parse, tmp_path_factory):
+    """(work directory, flags of a training that encodes as it goes)."""
+    directory = tmp_path_factory.mktemp("from_photographs")
+    images = [f"--dataset=folder:{photographs}", f"--vae={vae_file}", *_MODEL[:-2], "--train_steps=2", "--xla=false"]
+    events = ["--steps_per_execution=2", "--checkpoint_every=2", "--log_every=2", "--sample_every=0"]
+    train.main(parse(flags.define_train, *images, *events, "--image_size=32", f"--workdir={directory}"))
+    return directory, [*images, *events]
+
+
+def test_training_may_begin_at_the_photographs(from_photographs, latents):
+    directory, _ = from_photographs
+    config = build.load_config(str(directory))
+    assert (config.codec, config.image_size, config.num_classes) == ("vae", 32, 3)
+    assert config.vae_sha256 == LatentSource(str(latents)).spec("train").vae_sha256
+    (line,) = map(json.loads, open(directory / "metrics.jsonl"))
+    assert line["step"] == 2 and np.isfinite(line["loss"])
+
+
+@pytest.mark.slow
+def test_training_may_begin_again_from_such_a_model(from_photographs, vae_file, parse, tmp_path):
+    """Without classes, at another resolution, by a model that keeps all other weights."""
+    first, options = from_photographs
+    again = [f"--init_from={first / 'model.keras'}", "--unconditional", "--image_size=16", f"--workdir={tmp_path}"]
+    train.main(parse(flags.define_train, *options, *again))
+    config = build.load_config(str(tmp_path))
     assert (config.num_classes, config.class_dropout_prob, config.image_size) == (1, 0.0, 16)
     assert config.init_from == build.weights_digest(build.weights_of(build.load_model(str(first))))
-    options = [f"--workdir={second}", f"--vae={vae_file}", "--sampler=ddim", "--num_steps=1", "--num_samples=2"]
+    options = [f"--workdir={tmp_path}", f"--vae={vae_file}", "--sampler=ddim", "--num_steps=1", "--num_samples=2"]
     sample.main(parse(flags.define_sample, *options, f"--output={tmp_path / 's.png'}"))
     assert os.path.exists(tmp_path / "s.png")
 
