@@ -5,7 +5,7 @@ import re
 import tensorflow as tf
 import tqdm
 
-_SLOW = 2.0  # seconds after which a search shows that it goes on
+from dit_tf.runtime.progress import BAR_DELAY
 
 
 def first_damaged(source, split, records, image_size, crop):
@@ -16,7 +16,7 @@ def first_damaged(source, split, records, image_size, crop):
     name = f"--dataset={source.name}"
     example = tf.function(lambda record: source.example(record, image_size, crop, None), autograph=False)
     last = None
-    bar = tqdm.tqdm(unit="record", desc="looking for damage", delay=_SLOW, leave=False)
+    bar = tqdm.tqdm(unit="record", desc="looking for damage", delay=BAR_DELAY, leave=False)
     with bar, tf.device("CPU:0"):
         try:
             for record in records:
@@ -37,7 +37,7 @@ def first_damaged(source, split, records, image_size, crop):
 
 def first_unreadable(paths):
     """The first of TFRecord files that cannot be read to its end, or None."""
-    for path in tqdm.tqdm(paths, unit="file", desc="checking files", delay=_SLOW, leave=False):
+    for path in tqdm.tqdm(paths, unit="file", desc="checking files", delay=BAR_DELAY, leave=False):
         try:
             for _ in tf.data.TFRecordDataset(path).batch(256):
                 pass

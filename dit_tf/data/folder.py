@@ -10,10 +10,10 @@ import tqdm
 from dit_tf.data import imagenet
 from dit_tf.data.class_names import UNLABELLED
 from dit_tf.data.source import DatasetSpec, image_example
+from dit_tf.runtime.progress import BAR_DELAY
 
 PREFIX = "folder:"
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif")  # what every supported TensorFlow decodes; in any case
-_SLOW = 2.0  # seconds after which the listing shows that it goes on
 
 
 class FolderSource:
@@ -95,7 +95,7 @@ def _listing(directory):
         return [os.fsencode(name) for name in sorted(images)], np.zeros(len(images), np.int64), ()
     folders.sort(key=_natural)
     paths, counts = [], []
-    for folder in tqdm.tqdm(folders, unit="folder", desc="listing images", delay=_SLOW, leave=False):
+    for folder in tqdm.tqdm(folders, unit="folder", desc="listing images", delay=BAR_DELAY, leave=False):
         found = sorted(_below(directory, folder, {os.path.realpath(directory)}))
         if not found:
             raise ValueError(f"the class folder {folder} holds no images; remove it, or put its images there.")

@@ -8,9 +8,10 @@ import numpy as np
 import tqdm
 from PIL import Image
 
+from dit_tf.runtime.progress import BAR_DELAY
+
 _LARGEST_IMAGE = 2048  # pixels a side
 _MODES = ("1", "L", "P", "RGB")  # of Pillow: 8 bits and less, nothing transparent
-_SLOW = 2.0  # seconds after which a bar shows that it goes on
 
 
 class ImageFolder:
@@ -48,7 +49,7 @@ class ImageFolder:
         their names."""
         lines = hashlib.sha256()
         names = sorted(map(os.fsencode, self._names))
-        for name in tqdm.tqdm(names, unit="file", desc="sha256", delay=_SLOW, leave=False, dynamic_ncols=True):
+        for name in tqdm.tqdm(names, unit="file", desc="sha256", delay=BAR_DELAY, leave=False, dynamic_ncols=True):
             try:
                 with open(os.path.join(os.fsencode(self.path), name), "rb") as file:
                     digest = hashlib.file_digest(file, "sha256").hexdigest()

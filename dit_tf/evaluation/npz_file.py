@@ -21,13 +21,13 @@ import tqdm
 from numpy.lib import format as npy_format
 
 from dit_tf.runtime.bounded_file import BoundedFile
+from dit_tf.runtime.progress import BAR_DELAY
 
 _MOST_AT_ONCE = 2**20  # bytes of one read, the zip file's directory included
 _MOST_OF_A_HEADER = 2**14  # bytes; NumPy refuses above 10,000
 _LARGEST_IMAGE = 2048  # pixels a side
 _MOST_LABELS = 2**24
 _MOST_PROVENANCE = 2**16  # bytes
-_SLOW = 2.0  # seconds after which a bar shows that it goes on
 
 
 class Header(NamedTuple):
@@ -210,7 +210,7 @@ def sha256_of(path):
 @functools.lru_cache
 def _sha256_of(path, *version):
     digest, size, name = hashlib.sha256(), os.path.getsize(path), os.path.basename(path)
-    bar = tqdm.tqdm(total=size, unit="B", unit_scale=True, desc=f"sha256 {name}", delay=_SLOW, dynamic_ncols=True)
+    bar = tqdm.tqdm(total=size, unit="B", unit_scale=True, desc=f"sha256 {name}", delay=BAR_DELAY, dynamic_ncols=True)
     with bar, open(path, "rb") as file:
         while part := file.read(_MOST_AT_ONCE):
             digest.update(part)

@@ -19,12 +19,13 @@ import numpy as np
 import tensorflow as tf
 import tqdm
 
+from dit_tf.runtime.progress import BAR_DELAY
+
 DTYPES = ("float16", "float32")
 
 _BLOCK = 1024  # distances on a side: 4 MiB, which caches hold, and no slower a product than larger ones
 _TILE = 10_000  # distances on a side that ADM's evaluator computes in one precision
 _LARGEST = 65504.0  # of float16
-_SLOW = 2.0  # seconds after which a bar shows that it goes on
 
 
 def precision_and_recall(reference, samples, nhood_sizes=(3,), dtype="float16", progress=True, block=_BLOCK):
@@ -44,7 +45,7 @@ def precision_and_recall(reference, samples, nhood_sizes=(3,), dtype="float16", 
         )
     pairs = len(reference) ** 2 + len(samples) ** 2 + len(reference) * len(samples)
     silent = {} if progress else dict(disable=True)  # where nothing is said, TQDM_DISABLE decides
-    with tqdm.tqdm(total=pairs, unit=" pairs", unit_scale=True, delay=_SLOW, **silent) as bar:
+    with tqdm.tqdm(total=pairs, unit=" pairs", unit_scale=True, delay=BAR_DELAY, **silent) as bar:
         bar.set_description("neighbours of references", refresh=False)
         reference_radii = _radii(reference, nhood_sizes, block, bar)
         bar.set_description("neighbours of samples", refresh=False)

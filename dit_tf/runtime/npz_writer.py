@@ -22,9 +22,9 @@ import tqdm
 from numpy.lib import format as npy_format
 
 from dit_tf.runtime.partial_results import PartialResults
+from dit_tf.runtime.progress import BAR_DELAY
 
 _CHUNK = 2**20  # bytes
-_SLOW = 2.0  # seconds after which a bar shows that it goes on
 
 
 class Rows(NamedTuple):
@@ -137,7 +137,7 @@ class PartialArray:
 
     def _read_back(self):
         step, name = max(1, _CHUNK // max(1, self._row_bytes)), os.path.basename(self.path)
-        bar = tqdm.tqdm(total=self.count, unit="row", desc=f"writing {name}", delay=_SLOW, dynamic_ncols=True)
+        bar = tqdm.tqdm(total=self.count, unit="row", desc=f"writing {name}", delay=BAR_DELAY, dynamic_ncols=True)
         with bar, open(self._rows_path, "rb") as file:
             file.seek(self._start)
             for first in range(0, self.count, step):

@@ -49,11 +49,11 @@ def main(options):
     require_matplotlib()
     with hold(options.workdir):
         worker, table = Worker(options.workdir), Table(options.workdir)
-        if not options.report and unfinished(trainings, rows, worker, table):
+        programs = enumerate(programs_of(trainings))
+        todo = [number for number, mine in programs if unfinished(mine, rows, worker, table)]
+        if todo and not options.report:
             devices = [f"--{name}={options[name].value}" for name in DEVICES if options[name].value is not None]
             expected = [expected_seconds(unit) for unit in (*trainings, *rows)]
-            programs = programs_of(trainings)
-            todo = [i for i, mine in enumerate(programs) if unfinished(mine, rows, worker, table)]
             if options.processes > 1:
                 os.environ["TQDM_DISABLE"] = "1"  # their bars would be drawn over one another
             run_alone(work, [(options.plan, options.workdir, devices, i, expected) for i in todo], options.processes)

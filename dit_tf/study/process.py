@@ -14,11 +14,10 @@ from dit_tf.runtime.preemption import START_AGAIN, Preempted, end_at_sigterm, en
 
 
 class Place(NamedTuple):
-    """Where a part runs. slot: from 0 to at_once - 1, no two of them at a time have the same; started: the time of day
-    at which its process was asked for."""
+    """Where a part runs. slot: a number below those at once, no two of them at a time have the same; started: the time
+    of day at which its process was asked for."""
 
     slot: int
-    at_once: int
     started: float
 
 
@@ -41,7 +40,7 @@ def run_alone(function, calls, at_once=1):
         while running or (waiting and not ends):
             while waiting and len(running) < at_once and not ends:
                 slot = min(set(range(at_once)) - {part.slot for part in running})
-                running.append(_Part(Place(slot, at_once, time.time()), function, waiting.popleft()))
+                running.append(_Part(Place(slot, time.time()), function, waiting.popleft()))
                 if ends:  # the signal has come while it started
                     running[-1].process.terminate()
             try:
@@ -49,9 +48,8 @@ def run_alone(function, calls, at_once=1):
             except KeyboardInterrupt as interrupt:
                 if any(isinstance(end, KeyboardInterrupt) for end in ends):
                     raise  # again: at once
-                ends.append(
-                    interrupt
-                )  # the terminal has told them all: they stop at the end of their execution of steps
+                # The terminal has told them all: they stop at the end of their execution of steps.
+                ends.append(interrupt)
             for part in [part for part in running if not part.process.is_alive()]:
                 running.remove(part)
                 end = part.end()

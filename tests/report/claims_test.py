@@ -70,6 +70,14 @@ def test_designs_that_the_seeds_do_not_tell_apart_are_undecided():
     assert claim(dataclasses.replace(data, rows=rows), "figure 5, table 4").verdict == UNDECIDED
 
 
+def test_one_bad_diffusion_does_not_make_the_kl_forms_the_best():
+    data = make_study()
+    factors = {"constant": 20.0, "sigma": 0.85}
+    rows = [row | {"fd_pixels": row["fd_pixels"] * factors.get(row["diffusion"], 1.0)} for row in data.rows]
+    found = claim(dataclasses.replace(data, rows=rows), "SiT", "Among diffusion")
+    assert found.verdict != AGREES and "of sigma, the best of the others" in found.saw
+
+
 def test_one_seed_decides_nothing_over_seeds():
     data = make_study(seeds=(0,))
     assert claim(data, "figure 5, table 4").verdict == ONE_SEED
