@@ -16,7 +16,6 @@ fastest speed of a float32 product that the turns have seen; a set's own pairs a
 """
 
 import multiprocessing
-import os
 import statistics
 import time
 
@@ -24,6 +23,7 @@ import numpy as np
 import psutil
 import scipy.linalg
 from absl import flags
+from machine import print_machine
 
 from dit_tf.evaluation.frechet import frechet
 from dit_tf.evaluation.precision_recall import precision_and_recall
@@ -48,7 +48,7 @@ def main(options):
     if unknown:
         raise ValueError(f"--programs must be among {', '.join(PROGRAMS)}, got {', '.join(sorted(unknown))}.")
     widths = [int(width) for width in options.features]
-    print(f"{os.cpu_count()} cores; load of other programs at the start: {os.getloadavg()[0]:.1f}", flush=True)
+    print_machine()
     measured = take_turns(options.programs, options.turns, options.images, widths)
     peak = max(record["product"] for records in measured.values() for record in records)
     print_table(measured, 3 * 2.0 * options.images**2 * widths[0] / peak)

@@ -9,7 +9,6 @@ Reading and decoding use the same cores as the step where that runs on a CPU, an
 --noread. Where other programs want the same cores, the seconds of CPU time say more than those of the clock.
 """
 
-import os
 import tempfile
 import time
 
@@ -17,6 +16,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from absl import flags
+from machine import print_machine
 
 from dit_tf import build
 from dit_tf.config import RunConfig
@@ -67,7 +67,7 @@ def now():
 def main(options):
     if min(options.steps_per_execution, options.executions, options.turns, options.global_batch_size) < 1:
         raise ValueError("--global_batch_size, --steps_per_execution, --executions and --turns must be at least 1.")
-    print(f"{os.cpu_count()} cores; load of other programs at the start: {os.getloadavg()[0]:.1f}", flush=True)
+    print_machine()
     source, strategy, spe = open_dataset("digits"), make_strategy(), options.steps_per_execution
     config = RunConfig(model=options.model, global_batch_size=options.global_batch_size, image_size=8, channels=1)
     steps = options.executions * spe

@@ -35,6 +35,7 @@ import numpy as np
 import psutil
 import tensorflow as tf
 from absl import flags
+from machine import print_machine
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
@@ -53,6 +54,7 @@ SIDES += [(1200, 900)]  # width, height: one file in ten is large
 
 def define_flags(values):
     flags.DEFINE_integer("workers", 2, "Processes of the DataLoader; threads of tf.data.", flag_values=values)
+    flags.DEFINE_bool("torch", True, "Measure torch too; --notorch: ours alone.", flag_values=values)
     flags.DEFINE_integer("turns", 5, "Passes of every program; the median counts.", flag_values=values)
     flags.DEFINE_integer("files", 300, "JPEG files that are made.", flag_values=values)
     flags.DEFINE_integer("batches", 10, f"Batches of {BATCH} in a pass.", flag_values=values)
@@ -67,7 +69,7 @@ def main(options):
         raise ValueError(f"--latents must be at least {10 * BATCH}, got {options.latents}.")
     if options.simulate_hosts < 0 or BATCH % max(1, options.simulate_hosts):
         raise ValueError(f"--simulate_hosts must divide {BATCH}, got {options.simulate_hosts}.")
-    print(f"{os.cpu_count()} cores; load of other programs at the start: {os.getloadavg()[0]:.1f}", flush=True)
+    print_machine()
     with tempfile.TemporaryDirectory() as directory:
         if options.simulate_hosts:
             return one_of_hosts(options, directory)
@@ -77,18 +79,18 @@ def main(options):
 
 def images(options, directory):
     """JPEG files to crops."""
-    if importlib.util.find_spec("torch") is None:
-        sys.exit("Missing: torch; install the extra `benchmark` (pip install '.[cpu,benchmark]').")
+    if options.torch and importlib.util.find_spec("torch") is None:
+        sys.exit("Missing: torch; install the extra `benchmark` (pip install '.[cpu,benchmark]'), or give --notorch.")
     files = written_files(directory, options.files)
     paths = [files[i % len(files)] for i in range(BATCH * options.batches)]
-    programs = {
-        "dit_tf, crop fast": tf_data_pass(paths, options.workers, "fast"),
-        "torch DataLoader, PIL": torch_pass(paths, options.workers),
-        "dit_tf, crop pil": tf_data_pass(paths, options.workers, "pil"),
-    }
+    beside = "torch DataLoader, PIL" if options.torch else "dit_tf, crop fast"
+    programs = {"dit_tf, crop fast": tf_data_pass(paths, options.workers, "fast")}
+    if options.torch:
+        programs[beside] = torch_pass(paths, options.workers)
+    programs["dit_tf, crop pil"] = tf_data_pass(paths, options.workers, "pil")
     size = sum(map(os.path.getsize, files)) / len(files) / 1e3
     title = f"{len(files)} JPEG files of {size:.0f} kB in the mean, {options.workers} workers, {options.turns} turns"
-    print_table(title, take_turns(programs, options.turns, len(paths)), beside="torch DataLoader, PIL")
+    print_table(title, take_turns(programs, options.turns, len(paths)), beside)
 
 
 def written_files(directory, count):

@@ -31,11 +31,11 @@ def define_flags(values):
 
 def main(options):
     cases = side_by_side.cases_of(options, CASES)
-    torch = side_by_side.import_torch()
+    torch = side_by_side.import_torch() if options.torch else None
 
     def programs_of(case):
         ours, flops = tensorflow_programs(case, options.num_steps)
-        return ours + torch_programs(torch, case, options.num_steps, flops, options.torch_compile)
+        return ours if torch is None else ours + torch_programs(torch, case, options.num_steps, flops, options.torch_compile)
 
     side_by_side.run_cases(options, torch, cases, programs_of)
 

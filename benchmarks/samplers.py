@@ -20,6 +20,7 @@ import matplotlib
 import numpy as np
 import tqdm
 from absl import flags
+from machine import print_machine
 from matplotlib import pyplot
 
 from dit_tf import build, score_digits
@@ -87,17 +88,20 @@ def define_flags(values):
     flags.DEFINE_string("output", "docs/samplers", "OUTPUT.md and OUTPUT.png are written.", flag_values=values)
     flags.DEFINE_list("seeds", ["0", "1", "2"], "Of trainings and of their samples.", flag_values=values)
     flags.DEFINE_integer("num_samples", 5000, "Per sampler and seed, labels in turn.", flag_values=values)
+    flags.DEFINE_list("rows", None, "Names of samplers, such as DDIM-20; default: all.", flag_values=values)
     flags.DEFINE_float("cfg_scale", 1.5, "Classifier-free guidance of every sampler.", flag_values=values)
 
 
 def main(options):
+    print_machine()
     digits = open_dataset("digits")
     (train, train_labels), (test, test_labels) = (score_digits.real_features(digits, s) for s in ("train", "test"))
     judge, real = train_classifier(train, train_labels), np.concatenate([train, test])
     held_out, halves = class_agreement(judge, test, test_labels), score_digits.frechet_pixels(real[1::2], real[::2])
     key = dict(num_samples=options.num_samples, cfg_scale=options.cfg_scale, recipe=open(RECIPE).read())
     results = PartialResults(os.path.join(options.workdir, "results.jsonl"), key)
-    wanted = [(row, seed) for seed in options.seeds for row in ROWS if row.every_seed or seed == options.seeds[0]]
+    rows = chosen(options.rows)
+    wanted = [(row, seed) for seed in options.seeds for row in rows if row.every_seed or seed == options.seeds[0]]
     done = {(record["objective"], record["name"], record["seed"]) for record in results.batches}
     for row, seed in wanted:
         if (row.objective, row.name, seed) in done:
@@ -121,8 +125,17 @@ def main(options):
     page = markdown(table, title) + f"\n![Both scores against evaluations]({os.path.basename(options.output)}.png)\n"
     replace_file(options.output + ".md", page.encode())
     plot(table, options.output + ".png", title.split(";")[0])
-    picture(options, options.output + "-digits.png")
+    picture(options, rows, options.output + "-digits.png")
     print(markdown(table, title))
+
+
+def chosen(names):
+    """The rows of these names, in the order of ROWS; None: all."""
+    unknown = set(names or ()) - {row.name for row in ROWS}
+    if unknown:
+        known = "; ".join(dict.fromkeys(row.name for row in ROWS))
+        raise ValueError(f"--rows must be among {known}, got {', '.join(sorted(unknown))}.")
+    return [row for row in ROWS if not names or row.name in names]
 
 
 def trained(workdir, objective, seed):
@@ -187,10 +200,12 @@ def write_figure(figure, path):
     pyplot.close(figure)
 
 
-def picture(options, path):
-    """The ten digits from one seed, a sampler a row."""
-    figure, axes = pyplot.subplots(len(PICTURED), 10, figsize=(8, 0.75 * len(PICTURED)), layout="constrained")
-    for row, cells in zip((row for name in PICTURED for row in ROWS if (row.objective, row.name) == name), axes):
+def picture(options, rows, path):
+    """The ten digits from one seed, a sampler a row: those of PICTURED, if any are among the rows, else all."""
+    shown = [row for name in PICTURED for row in rows if (row.objective, row.name) == name] or rows
+    size = (8, 0.75 * len(shown))
+    figure, axes = pyplot.subplots(len(shown), 10, figsize=size, layout="constrained", squeeze=False)
+    for row, cells in zip(shown, axes):
         ten = dataclasses.replace(row.options, cfg_scale=options.cfg_scale)
         images, _, cost = drawn(trained(options.workdir, row.objective, options.seeds[0]), ten, 10, options.seeds[0])
         for cell, image in zip(cells, images):

@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 from absl import flags
+from machine import print_machine
 
 from dit_tf import build, export
 from dit_tf.config import RunConfig
@@ -56,7 +57,7 @@ def main(options):
     if options.turns < 1:
         raise ValueError(f"--turns must be at least 1, got {options.turns}.")
     rows = [int(text) for text in options.rows]
-    print(f"{os.cpu_count()} cores; load of other programs at the start: {os.getloadavg()[0]:.1f}", flush=True)
+    print_machine()
     for name in [options.workdir] if options.workdir else options.cases:
         measure(name, trained(name) if options.workdir else untrained(name), options, rows)
 

@@ -18,9 +18,11 @@ from collections.abc import Callable
 
 import tensorflow as tf
 from absl import flags
+from machine import print_machine
 
 from dit_tf import build
 from dit_tf.config import RunConfig
+from dit_tf.runtime.processor import this_processor
 
 _PRODUCTS = ((2048, 2048, 2048), (4096, 768, 3072))  # M, K, N; the second is an MLP of DiT-B
 _PAUSE = 0.05  # seconds before each measurement, in which the other library's threads stop spinning
@@ -34,6 +36,7 @@ def define_flags(values, repeats=5):
     flags.DEFINE_integer("batch_size", 8, "With --model: rows that the model sees at once.", flag_values=values)
     flags.DEFINE_integer("calls", 1, "With --model: calls or steps in one measurement.", flag_values=values)
     flags.DEFINE_integer("repeats", repeats, "Turns of every program; the median counts.", flag_values=values)
+    flags.DEFINE_bool("torch", True, "Measure torch too; --notorch: ours alone.", flag_values=values)
     flags.DEFINE_bool("torch_compile", True, "Measure torch.compile too (a minute of compilation).", flag_values=values)
     flags.DEFINE_string("json", None, "A file to write the table to.", flag_values=values)
 
@@ -68,7 +71,7 @@ class Program:
 
     name: str
     run: Callable
-    beside: str  # the program that its speed is given relative to
+    beside: str  # the program that its speed is given relative to, where that runs
     calls: int = 1
     flops: float | None = None
     warm: bool = False  # whether a program before it has compiled and loaded all that it needs
@@ -120,12 +123,14 @@ class Products:
     """The machine's matrix products in float32: GFLOP/s of the fastest so far, for either library and two shapes."""
 
     def __init__(self, torch):
+        """torch: None where TensorFlow runs alone."""
         self.fastest, self._products = {}, []
         for m, k, n in _PRODUCTS:
-            a, b, c, d = tf.random.normal((m, k)), tf.random.normal((k, n)), torch.randn(m, k), torch.randn(k, n)
-            flops = 2.0 * m * k * n
+            a, b, flops = tf.random.normal((m, k)), tf.random.normal((k, n)), 2.0 * m * k * n
             self._products.append((f"TensorFlow {m}x{k}x{n}", lambda a=a, b=b: tf.matmul(a, b)[0, 0].numpy(), flops))
-            self._products.append((f"torch {m}x{k}x{n}", lambda c=c, d=d: torch.mm(c, d), flops))
+            if torch is not None:
+                c, d = torch.randn(m, k), torch.randn(k, n)
+                self._products.append((f"torch {m}x{k}x{n}", lambda c=c, d=d: torch.mm(c, d), flops))
         self.measure()
 
     def measure(self):
@@ -159,14 +164,14 @@ def rows_of(programs, seconds, peak):
     """The table as a list of records; speed: how many times as fast as the program beside it; peak in GFLOP/s."""
     rows = []
     for program in programs:
-        own, other = seconds[program.name], seconds[program.beside]
+        own, other = seconds[program.name], seconds.get(program.beside, seconds[program.name])
         median = statistics.median(own)
         rows.append(
             dict(
                 program=program.name,
                 seconds=median,
                 turns=own,
-                beside=program.beside,
+                beside=program.beside if program.beside in seconds else program.name,
                 speed=statistics.median(b / a for a, b in zip(own, other)),
                 fastest=min(own),
                 speed_of_fastest=min(other) / min(own),
@@ -193,9 +198,11 @@ def print_table(title, rows, products):
 
 def run_cases(options, torch, cases, programs_of):
     """Measure programs_of(case) for every case; print each table, and write it to --json, as soon as it is known."""
-    versions = dict(tensorflow=tf.__version__, torch=torch.__version__)
+    versions, machine = dict(tensorflow=tf.__version__), this_processor()
+    if torch is not None:
+        versions["torch"] = torch.__version__
+    print_machine()
     products, tables = Products(torch), []
-    print(f"{os.cpu_count()} cores; load of other programs at the start: {os.getloadavg()[0]:.1f}", flush=True)
     for case in cases:
         print(case, flush=True)
         programs = programs_of(case)
@@ -203,7 +210,8 @@ def run_cases(options, torch, cases, programs_of):
         print_table(str(case), rows, products)
         tables.append(dict(case=str(case), rows=rows))
         if options.json:
-            record = dict(versions=versions, cores=os.cpu_count(), products=products.fastest, tables=tables)
+            record = dict(versions=versions, processor=machine.name, avx512=machine.has_avx512, cores=machine.cores)
+            record |= dict(products=products.fastest, tables=tables)
             with open(options.json, "w") as file:
                 json.dump(record, file, indent=1)
 

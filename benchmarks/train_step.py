@@ -1,6 +1,7 @@
 """The train step beside diffusers' DiT in PyTorch, eager and compiled, at equal sizes in one run:
 
     python benchmarks/train_step.py --json=train_step.json
+    python benchmarks/train_step.py --notorch                  # ours alone, which needs no extra
 
 Both sides do the whole step: uint8 images, noise, forward, MSE and variational-bound loss, backward, AdamW, EMA. Ours
 is the function that DiTTrainer.fit calls. AdamW is torch's fused one, the fastest that it has on a CPU.
@@ -25,13 +26,15 @@ CASES = [
 
 def main(options):
     cases = side_by_side.cases_of(options, CASES)
-    torch = side_by_side.import_torch()
+    torch = side_by_side.import_torch() if options.torch else None
 
     def programs_of(case):
         rng, shape = np.random.default_rng(0), (case.batch_size, case.image_size, case.image_size, case.channels)
         images = rng.integers(0, 256, shape, dtype=np.uint8)
         labels = rng.integers(0, case.num_classes, case.batch_size, dtype=np.int32)
         ours, flops = tensorflow_programs(case, images, labels)
+        if torch is None:
+            return ours
         return ours[:1] + torch_programs(torch, case, images, labels, flops, options.torch_compile) + ours[1:]
 
     side_by_side.run_cases(options, torch, cases, programs_of)
@@ -42,13 +45,14 @@ def tensorflow_programs(case, images, labels):
     config = case.config()
     trainer = build.make_trainer(config, build.make_model(config), stop_step=2**31 - 1, steps_per_execution=case.calls)
     batch = tf.constant(images), tf.constant(labels), tf.range(case.batch_size)
-    trainer.completed_steps = 0  # as fit begins
+    trainer.begin()
     train_function, batches = trainer.make_train_function(), iter(tf.data.Dataset.from_tensors(batch).repeat())
     flops = training_flops(trainer.model, case.batch_size)
     halves, seed, step = trainer.functions, tf.constant(0, tf.int64), tf.constant(0)
     compiled_gradients = tf.function(halves.loss_and_gradients, jit_compile=True, autograph=False)
     compiled_update = tf.function(halves.update, jit_compile=True, autograph=False)
-    zeros = [tf.zeros(v.shape) for v in trainer.variables_of.params]
+    zeros, no_losses = [tf.zeros(v.shape) for v in trainer.variables_of.params], trainer.functions.zero_logs()
+    no_losses.pop("grad_norm")  # update adds it
 
     def loop(body, start):
         """`calls` times body, in the graph as in training: from Python the call alone takes milliseconds."""
@@ -70,7 +74,7 @@ def tensorflow_programs(case, images, labels):
         lambda: zeros,
     )
     apply = loop(
-        lambda i, state: (i + 1, compiled_update(state, zeros, step + i + 1)),
+        lambda i, state: (i + 1, compiled_update(state, no_losses, zeros, step + i + 1)[0]),
         trainer.state,
     )
 

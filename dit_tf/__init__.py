@@ -9,3 +9,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 # The models are TensorFlow, whatever else Keras has been told to run on; it reads this when it is imported.
 os.environ["KERAS_BACKEND"] = "tensorflow"
+
+
+def enable_compile_cache(directory=None):
+    """Keep compiled programs on disk, as every command does; see `dit_tf.runtime.compile_cache.enable`."""
+    from dit_tf.runtime import compile_cache
+
+    return compile_cache.enable(directory)

@@ -7,6 +7,11 @@
 A source is a published name, a file or a directory; an output that is there is replaced at the end.
 """
 
+if __name__ == "__main__":  # before TensorFlow is imported
+    from dit_tf.runtime import log_filter
+
+    log_filter.hide_remarks()
+
 import os
 
 import tqdm

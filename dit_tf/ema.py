@@ -7,6 +7,11 @@ sample, evaluate and convert take the file as any other (--weights). An average 
 checkpoint, to the bit; another width, or an earlier step, is a combination of snapshots (`dit_tf.training.post_hoc`).
 """
 
+if __name__ == "__main__":  # before TensorFlow is imported
+    from dit_tf.runtime import log_filter
+
+    log_filter.hide_remarks()
+
 import os
 
 import numpy as np

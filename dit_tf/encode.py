@@ -6,6 +6,11 @@
 The same command again goes on with the first file that is missing; the files are to the bit those of an unbroken run.
 """
 
+if __name__ == "__main__":  # before TensorFlow is imported
+    from dit_tf.runtime import log_filter
+
+    log_filter.hide_remarks()
+
 import itertools
 import os
 

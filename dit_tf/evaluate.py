@@ -8,6 +8,11 @@
 The same command again, after an interruption, goes on where it stopped.
 """
 
+if __name__ == "__main__":  # before TensorFlow is imported
+    from dit_tf.runtime import log_filter
+
+    log_filter.hide_remarks()
+
 from dit_tf import flags
 from dit_tf.evaluate_likelihood import evaluate_likelihood
 from dit_tf.evaluate_samples import evaluate_samples

@@ -6,6 +6,11 @@
 What it takes and gives: dit_tf/serving/signatures.py, and docs/serving.md. A version that is there is never changed.
 """
 
+if __name__ == "__main__":  # before TensorFlow is imported
+    from dit_tf.runtime import log_filter
+
+    log_filter.hide_remarks()
+
 import json
 import os
 import shutil

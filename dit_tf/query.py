@@ -7,6 +7,11 @@ Image i has the seed --seed + i: it is image 0 of `dit_tf.sample --seed=SEED+i` 
 exported with. The same command again, after an interruption, goes on where it stopped.
 """
 
+if __name__ == "__main__":  # before TensorFlow is imported
+    from dit_tf.runtime import log_filter
+
+    log_filter.hide_remarks()
+
 import hashlib
 import json
 import os

@@ -7,6 +7,11 @@
 Images go to the disk as they are drawn. The same command again, after an interruption, goes on where it stopped.
 """
 
+if __name__ == "__main__":  # before TensorFlow is imported
+    from dit_tf.runtime import log_filter
+
+    log_filter.hide_remarks()
+
 import dataclasses
 import json
 import os

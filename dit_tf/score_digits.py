@@ -5,6 +5,11 @@
 Prints a table, then one JSON object as the last line.
 """
 
+if __name__ == "__main__":  # before TensorFlow is imported
+    from dit_tf.runtime import log_filter
+
+    log_filter.hide_remarks()
+
 import json
 import time
 

@@ -6,10 +6,11 @@
 The same command again resumes from the newest checkpoint, bit for bit as if it had never stopped.
 """
 
-if __name__ == "__main__":  # before the seconds that the imports take
-    from dit_tf.runtime import preemption
+if __name__ == "__main__":  # before TensorFlow is imported, which takes seconds
+    from dit_tf.runtime import log_filter, preemption
 
     preemption.end_at_sigterm()
+    log_filter.hide_remarks()
 
 import contextlib
 

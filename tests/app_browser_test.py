@@ -5,8 +5,6 @@ import shlex
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import urllib.request
 
 import numpy as np
@@ -16,6 +14,7 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
+from tests.commands import Command, run_command
 
 _SECONDS = 60  # until the page answers, on a busy machine
 _QUIET = (
@@ -29,12 +28,11 @@ def page_process(trained):
     """(the process of the page, its address)."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "dit_tf.app", f"--workdir={trained}", f"--port={port}"]
-    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    # What a shell starts in the background, as these tests may be, hears no Ctrl-C, nor does what that starts.
-    with subprocess.Popen(command, **pipes, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)) as process:
-        assert f"http://127.0.0.1:{port}" in process.stdout.readline(), process.stderr.read()
+    process = Command("dit_tf.app", f"--workdir={trained}", f"--port={port}")
+    try:
+        assert f"http://127.0.0.1:{port}" in process.line("")
         yield process, f"http://127.0.0.1:{port}"
+    finally:
         process.kill()
 
 
@@ -97,7 +95,7 @@ def test_the_image_is_that_of_the_command_that_is_copied(drawn, tmp_path):
     python, *arguments = shlex.split(command)
     assert python == "python" and {"--labels=7", "--seed=5", "--sampler=ddim", "--num_steps=20"} < {*arguments}
     path = tmp_path / "samples.npz"
-    subprocess.run([sys.executable, *arguments, f"--output={path}"], check=True, capture_output=True)
+    assert arguments.pop(0) == "-m" and run_command(*arguments, f"--output={path}").returncode == 0
 
     image = pixels(find(drawn, "#image img").get_attribute("src"))
     factor = len(image) // 8

@@ -1,28 +1,59 @@
 """Golden arrays of DiT's diffusion and SiT's transport package, their stub models and the measure of agreement."""
 
 import ctypes
+import fcntl
 import functools
 import gc
 import importlib.util
 import json
 import lzma
 import math
+import os
 import pathlib
-import subprocess
+import shutil
 import sys
+import tempfile
 
 import absl.flags
-import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
-# Two devices where there is one, before TensorFlow looks at them: replicas without hardware.
-tf.config.set_logical_device_configuration(
-    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
-)
+from dit_tf.runtime import compile_cache
+from tests.commands import run_command
 
 _GOLDENS = pathlib.Path(__file__).parents[0] / "goldens"
+
+
+# Files that take longest, longest first: so that at the end no worker waits for the other.
+_LONGEST = ()
+
+
+def pytest_configure(config):
+    """What is compiled once in a run is not compiled again in it, by whichever worker or process."""
+    if not hasattr(config, "workerinput"):
+        os.environ[compile_cache.VARIABLE] = tempfile.mkdtemp(prefix="dit_tf-compiled-")
+
+
+def pytest_unconfigure(config):
+    if not hasattr(config, "workerinput"):
+        shutil.rmtree(os.environ.pop(compile_cache.VARIABLE), ignore_errors=True)
+
+
+def pytest_sessionstart(session):
+    """The process that hands out the tests to workers runs none, and so needs no TensorFlow."""
+    if hasattr(session.config, "workerinput") or not session.config.getoption("numprocesses", None):
+        compile_cache.enable()
+        import tensorflow as tf
+
+        # Two devices where there is one, before TensorFlow looks at them: replicas without hardware.
+        cpu = tf.config.list_physical_devices("CPU")[0]
+        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+
+
+def pytest_collection_modifyitems(items):
+    place = {name: i for i, name in enumerate(_LONGEST)}
+    tests = pathlib.Path(__file__).parent
+    items.sort(key=lambda item: place.get(str(item.path.relative_to(tests)), len(place)))
 
 
 @functools.cache  # the largest file has a thousand arrays; nobody writes to them
@@ -40,6 +71,8 @@ def golden():
 @pytest.fixture(scope="session")
 def stub():
     """stub(arrays, learned) -> model_fn(x, t): W x + U cos(0.005 t) + V[y] B, with 2C or C channels."""
+
+    import tensorflow as tf
 
     def build(arrays, learned):
         w, u, b, v = (tf.constant(arrays[f"stub_{k}{'' if learned else '_nosigma'}"]) for k in "WUBV")
@@ -69,6 +102,8 @@ def transport_index():
 @pytest.fixture(scope="session")
 def transport_stub():
     """transport_stub(arrays, prediction) -> model_fn(x, t): M x + U cos(pi t) + V[y] B, of C channels."""
+
+    import tensorflow as tf
 
     def build(arrays, prediction):
         m, u, b, v = (tf.constant(arrays[f"stub/{prediction}/{k}"], tf.float32) for k in "MUBV")
@@ -101,6 +136,8 @@ def assert_agrees():
 @pytest.fixture(scope="session")
 def recorded_noise():
     """recorded_noise(array) stands in for RowSeeds: the normal draw of step k is array[k]."""
+
+    import tensorflow as tf
 
     class RecordedNoise:
         def __init__(self, noise, step=0):
@@ -142,7 +179,7 @@ def run_with_tpu_compiler():
         missing = [name for name in ("jax", "libtpu") if importlib.util.find_spec(name) is None]
         if missing:
             pytest.skip(f"the TPU compiler comes for Linux x86-64 only: no {' and no '.join(missing)} here")
-        process = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True)
+        process = run_command("-c", code, *arguments)
         assert process.returncode == 0, process.stderr[-3000:]
         return process.stdout.splitlines()
 
@@ -168,22 +205,52 @@ def memory_given_back():
 
 
 @pytest.fixture(scope="session")
-def vae_file(tmp_path_factory):
-    """An autoencoder in its full size with random weights, as convert writes it: 335 MB."""
-    from dit_tf import build
-    from dit_tf.models.autoencoder_kl import AutoencoderKL
+def once(tmp_path_factory, worker_id):
+    """once(name, make) -> the directory NAME that make(directory) has filled, once for all workers of a run; nobody
+    writes to it afterwards."""
+    root = tmp_path_factory.getbasetemp()
+    root = root if worker_id == "master" else root.parent
 
-    path = tmp_path_factory.mktemp("vae") / "vae.keras"
-    keras.utils.set_random_seed(0)
-    build.save_vae(str(path), AutoencoderKL(), {"source": "random"})
-    return path
+    def filled(name, make):
+        directory, done = root / name, root / f"{name}.done"
+        with open(root / f"{name}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not done.exists():
+                directory.mkdir()
+                make(directory)
+                done.touch()
+        return directory
+
+    return filled
 
 
 @pytest.fixture(scope="session")
-def tiny_flags(tmp_path_factory):
+def vae_file(once):
+    """An autoencoder in its full size with random weights, as convert writes it: 335 MB."""
+
+    def make(directory):
+        import keras
+
+        from dit_tf import build
+        from dit_tf.models.autoencoder_kl import AutoencoderKL
+
+        keras.utils.set_random_seed(0)
+        build.save_vae(str(directory / "vae.keras"), AutoencoderKL(), {"source": "random"})
+
+    return once("vae", make) / "vae.keras"
+
+
+@pytest.fixture(scope="session")
+def tiny_flags(once):
     """Flags of a training that takes seconds, on digits prepared for the tests alone."""
+
+    def prepare(directory):
+        from dit_tf.data.pipeline import open_dataset
+
+        open_dataset("digits", str(directory)).spec("train")
+
     return [
-        f"--data_dir={tmp_path_factory.mktemp('data')}",
+        f"--data_dir={once('data', prepare)}",
         "--model=DiT-Mi/4",
         "--global_batch_size=16",
         "--learning_rate=1e-3",
@@ -198,19 +265,17 @@ def tiny_flags(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def trained(tiny_flags, tmp_path_factory):
+def trained(tiny_flags, once):
     """The work directory of one whole training of 300 steps, as the command leaves it."""
-    return _train(tmp_path_factory.mktemp("trained"), *tiny_flags)
+    return once("trained", lambda workdir: _train(workdir, *tiny_flags))
 
 
 @pytest.fixture(scope="session")
-def trained_flow(tiny_flags, tmp_path_factory):
+def trained_flow(tiny_flags, once):
     """The same with --objective=flow."""
-    return _train(tmp_path_factory.mktemp("trained_flow"), *tiny_flags, "--objective=flow")
+    return once("trained_flow", lambda workdir: _train(workdir, *tiny_flags, "--objective=flow"))
 
 
 def _train(workdir, *arguments):
-    command = [sys.executable, "-m", "dit_tf.train", *arguments, f"--workdir={workdir}", "--train_steps=300"]
-    process = subprocess.run(command, capture_output=True, text=True)
+    process = run_command("dit_tf.train", *arguments, f"--workdir={workdir}", "--train_steps=300")
     assert process.returncode == 0, process.stderr
-    return workdir

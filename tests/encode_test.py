@@ -4,8 +4,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import keras
@@ -19,6 +17,7 @@ from dit_tf.data.latent_records import LatentSource, check_shard
 from dit_tf.data.pipeline import examples_in_order, open_dataset
 from dit_tf.models.autoencoder_kl import AutoencoderKL
 from dit_tf.models.codec import VaeCodec
+from tests.commands import Command
 
 _SIDE, _IMAGES, _PER_SHARD = 24, 46, 10
 
@@ -225,7 +224,7 @@ def killed_and_resumed(start, directory, whole, seconds, kills):
         if process.wait() == 0:  # it was faster; once more from the beginning
             shutil.rmtree(directory)
             continue
-        assert process.returncode == -signal.SIGKILL, process.stderr.read()
+        assert process.returncode == -signal.SIGKILL, process.so_far()
         kills -= 1
         there, expected = contents(directory), contents(whole)
         finished = {name for name in there if not name.startswith("unfinished-")}
@@ -236,23 +235,19 @@ def killed_and_resumed(start, directory, whole, seconds, kills):
     assert contents(directory) == contents(whole), errors
 
 
-def process_of(*command):
-    return subprocess.Popen([sys.executable, *command], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-
-
 def test_a_run_killed_three_times_leaves_what_an_unbroken_one_leaves(run, photos, tmp_path):
     """With the stand-in, which spares its processes the autoencoder: at 14 batches of 0.1 s."""
     directory = tmp_path / "killed"
     command = (__file__, *arguments(photos, "vae.keras", directory))
-    killed_and_resumed(lambda: process_of(*command), directory, run(photos), 1.4, kills=3)
+    killed_and_resumed(lambda: Command(*command), directory, run(photos), 1.4, kills=3)
 
 
 @pytest.mark.slow
 def test_an_encoder_killed_twenty_times_leaves_what_an_unbroken_one_leaves(photos, vae_file, unbroken, tmp_path):
     """Half of the time is the compilation, while the first of the missing shards is open."""
     directory = tmp_path / "latents"
-    command = ("-m", "dit_tf.encode", *arguments(photos, vae_file, directory))
-    killed_and_resumed(lambda: process_of(*command), directory, unbroken, 6.0, kills=20)
+    command = ("dit_tf.encode", *arguments(photos, vae_file, directory))
+    killed_and_resumed(lambda: Command(*command), directory, unbroken, 6.0, kills=20)
     keys = [record["key"] for record in LatentSource(str(directory)).in_order("train").as_numpy_iterator()]
     assert sorted(keys) == sorted(str(path.relative_to(photos)).encode() for path in photos.glob("*/*.png"))
 

@@ -5,8 +5,6 @@ import http.server
 import io
 import json
 import pathlib
-import subprocess
-import sys
 import threading
 
 import numpy as np
@@ -15,6 +13,7 @@ from PIL import Image
 
 from dit_tf import evaluate, evaluate_samples, flags, sample
 from dit_tf.evaluation import feature_set
+from tests.commands import run_command
 
 _GOLDENS = pathlib.Path(__file__).parent / "goldens" / "adm"
 _REFERENCE, _SAMPLES = (_GOLDENS / f"batch_{name}.npz" for name in ("ref", "sample"))
@@ -45,9 +44,9 @@ def drawn(trained, parse, tmp_path_factory):
 def test_the_command_gives_adms_numbers_and_says_of_what(inception_file, tmp_path):
     """As a user types it, on the images whose numbers ADM's own program printed."""
     path = tmp_path / "metrics.json"
-    command = [sys.executable, "-m", "dit_tf.evaluate", f"--reference={_REFERENCE}", f"--samples={_SAMPLES}"]
+    command = ["dit_tf.evaluate", f"--reference={_REFERENCE}", f"--samples={_SAMPLES}"]
     more = [f"--inception={inception_file}", "--allow_few_samples", "--batch_size=16", f"--output={path}"]
-    process = subprocess.run([*command, *more], capture_output=True, text=True)
+    process = run_command(*command, *more)
     assert process.returncode == 0, process.stderr
     metrics, printed = json.loads(path.read_text()), json.loads((_GOLDENS / "e2e_metrics.json").read_text())
     for mine, theirs in (("fid", "FID"), ("sfid", "sFID"), ("inception_score", "Inception Score")):

@@ -1,13 +1,12 @@
 """`python -m dit_tf.train --eval_every`: scores of the averaged weights in the log, also after a kill."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 
 from dit_tf import evaluate, evaluate_training, flags, train
 from dit_tf.evaluation import feature_set
+from tests.commands import run_command
 
 _EVALUATED = ["--eval_every=20", "--eval_samples=100", "--eval_num_steps=5", "--features=pixels", "--sample_every=0"]
 _SHORT = ["--train_steps=40", "--checkpoint_every=20", "--log_every=20"]
@@ -49,8 +48,8 @@ def test_scores_are_logged_and_are_those_of_the_command(unbroken, parse, tiny_fl
 
 def test_two_replicas_give_the_scores_of_one(unbroken, tiny_flags, tmp_path):
     """By the strategy that trains. Sums over two shares of a batch are in another order: weights differ by 1e-6."""
-    command = [sys.executable, "-m", "dit_tf.train", *tiny_flags, *_SHORT, *_EVALUATED, f"--workdir={tmp_path}"]
-    process = subprocess.run([*command, "--logical_cpus=2"], capture_output=True, text=True)
+    flagged = [*tiny_flags, *_SHORT, *_EVALUATED, f"--workdir={tmp_path}", "--logical_cpus=2"]
+    process = run_command("dit_tf.train", *flagged)
     assert process.returncode == 0, process.stderr
     assert "FD-pixels-100" in process.stdout + process.stderr
     for two, one in zip(evaluations(tmp_path), unbroken[1], strict=True):

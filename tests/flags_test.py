@@ -10,6 +10,7 @@ from absl import flags as absl_flags
 
 from dit_tf import flags
 from dit_tf.config import RunConfig
+from dit_tf.flags.command_line import define_compile_cache
 from dit_tf.sample import sampler_options
 from dit_tf.samplers.options import SamplerOptions
 
@@ -80,9 +81,10 @@ def test_defining_flags_touches_no_other_definition():
 
 def test_the_documentation_lists_every_flag_once_with_its_default():
     sections = flags.documentation().split("\n## ")[1:]
-    assert [section.split("\n")[0] for section in sections] == [f"python -m dit_tf.{name}" for name in flags.COMMANDS]
+    titles = ["Every command", *(f"python -m dit_tf.{name}" for name in flags.COMMANDS)]
+    assert [section.split("\n")[0] for section in sections] == titles
     sections[-1], scoring = sections[-1].split("\n### ")  # of the last, study, what its plans take besides
-    definers = [*flags.COMMANDS.values(), flags.define_scoring]
+    definers = [define_compile_cache, *flags.COMMANDS.values(), flags.define_scoring]
     for define, section in zip(definers, [*sections, scoring], strict=True):
         rows = re.findall(r"^\| `--(\w+)` \| (.*?) \| (.+) \|$", section, re.MULTILINE)
         values = absl_flags.FlagValues()

@@ -11,12 +11,12 @@ import random
 import re
 import signal
 import socket
-import subprocess
 import time
 
 import numpy as np
 import pytest
 
+from tests.commands import Command
 from tests.interruptions_test import STEPS, Training, assert_finished_as
 
 _PATIENCE = 600  # seconds after which a host counts as hanging
@@ -36,10 +36,7 @@ class TwoHosts(Training):
     def _start(self, cluster, index):
         text = json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}})
         one_thread = {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1", "OMP_NUM_THREADS": "1"}
-        return subprocess.Popen(
-            self.command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            env=os.environ | one_thread | {"TF_CONFIG": text},
-        )  # fmt: skip
+        return Command(*self.command, environment=one_thread | {"TF_CONFIG": text})
 
     def run_both(self, number=None, host=0, condition=None, delay=0.0):
         """Start both; send one of them a signal `delay` seconds after the condition is met, if a signal is given.

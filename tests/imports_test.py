@@ -10,7 +10,7 @@ REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 # A room is a folder of dit_tf or one of the modules named here; each may import itself and the rooms in its row.
 GROUND = ("runtime", "config")
 ROOMS = {
-    "__init__": (),  # setup.cfg reads the version without importing TensorFlow
+    "__init__": ("runtime",),  # inside functions: setup.cfg reads the version without importing TensorFlow
     "runtime": (),
     "config": (),
     "data": GROUND,

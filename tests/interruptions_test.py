@@ -5,10 +5,7 @@ import json
 import os
 import random
 import re
-import resource
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -16,6 +13,7 @@ import pytest
 import tensorflow as tf
 
 from dit_tf.runtime.checkpoint import Checkpoints
+from tests.commands import Command
 
 STEPS = 300
 _DATA = "state.data-00000-of-00001"
@@ -28,14 +26,11 @@ class Training:
     def __init__(self, tiny_flags, workdir, checkpoint_every):
         self.workdir, self.checkpoints = workdir, Checkpoints(str(workdir))
         more = ["--sample_every=0", f"--checkpoint_every={checkpoint_every}", f"--train_steps={STEPS}"]
-        self.command = [sys.executable, "-m", "dit_tf.train", *tiny_flags, *more, f"--workdir={workdir}"]
+        self.command = ["dit_tf.train", *tiny_flags, *more, f"--workdir={workdir}"]
 
     def start(self, limit=None):
         """limit: of the size of files, in bytes."""
-        before = None if limit is None else lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-        return subprocess.Popen(
-            self.command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=before
-        )
+        return Command(*self.command, limit=limit)
 
     def run(self, limit=None):
         """-> exit code, standard output, standard error."""

@@ -4,8 +4,6 @@ import errno
 import json
 import os
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -15,6 +13,7 @@ import dit_tf
 from dit_tf import build, flags, sample
 from dit_tf.evaluation.npz_file import NpzImages
 from dit_tf.runtime.npz_writer import PartialArray
+from tests.commands import run_command
 
 
 @pytest.fixture(scope="module")
@@ -70,8 +69,9 @@ def test_two_replicas_draw_the_images_of_one(trained, tmp_path):
     found = []
     for name, more in {"one": [], "two": ["--strategy=mirrored", "--logical_cpus=2"]}.items():
         path = tmp_path / f"{name}.npz"
-        command = [sys.executable, "-m", "dit_tf.sample", f"--workdir={trained}", "--labels=3,1,4", "--num_steps=5"]
-        subprocess.run([*command, "--batch_size=2", f"--output={path}", *more], check=True, capture_output=True)
+        command = ["dit_tf.sample", f"--workdir={trained}", "--labels=3,1,4", "--num_steps=5", "--batch_size=2"]
+        done = run_command(*command, f"--output={path}", *more)
+        assert done.returncode == 0, done.stderr
         found.append(np.load(path))
     images, told = ([arrays[name] for arrays in found] for name in ("arr_0", "provenance"))
     assert np.abs(images[0].astype(int) - images[1]).max() <= 1
@@ -198,8 +198,8 @@ def test_a_killed_run_goes_on_and_reports_the_work_of_all(draw, trained, capsys)
     least, most = re.search(r"\((\d+) to (\d+)\)", report).groups()
     assert least != most  # so that the report of one image would be another
     broken = whole.parent / "broken.npz"
-    program = [sys.executable, "-c", KILLED, f"--workdir={trained}", f"--output={broken}", *command]
-    assert subprocess.run(program, capture_output=True).returncode == -9
+    program = ["-c", KILLED, f"--workdir={trained}", f"--output={broken}", *command]
+    assert run_command(*program).returncode == -9
     assert sorted(os.listdir(whole.parent)) == ["broken.npz.partial", "broken.npz.partial.of", "whole.npz"]
     draw(*command, name="broken.npz")
     said = capsys.readouterr().out.splitlines()
@@ -270,7 +270,6 @@ def test_evaluate_leaves_tolerances_to_the_sampler(parse, trained):
 
 
 def test_a_missing_model_is_one_sentence(tmp_path):
-    command = [sys.executable, "-m", "dit_tf.sample", f"--workdir={tmp_path / 'nothing'}", "--labels=1"]
-    process = subprocess.run(command, capture_output=True, text=True)
+    process = run_command("dit_tf.sample", f"--workdir={tmp_path / 'nothing'}", "--labels=1")
     assert process.returncode == 1 and "Traceback" not in process.stderr
     assert "holds no checkpoint" in process.stderr.splitlines()[-1]

@@ -1,11 +1,7 @@
 """Claims of the entry that scores digits: what it prints, and that bad files end in one sentence."""
 
 import json
-import os
-import pathlib
 import pickle
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -14,6 +10,7 @@ import scipy.spatial
 from dit_tf import score_digits
 from dit_tf.data import pipeline
 from dit_tf.evaluation.precision_recall import precision_and_recall
+from tests.commands import run_command
 
 KEYS = {
     "samples",
@@ -60,14 +57,7 @@ def scores(folder):
 
 
 def run(*arguments):
-    root = pathlib.Path(__file__).parents[1]
-    return subprocess.run(
-        [sys.executable, "-m", "dit_tf.score_digits", *arguments],
-        cwd=root,
-        env=dict(os.environ, PYTHONPATH=os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])),
-        capture_output=True,
-        text=True,
-    )
+    return run_command("dit_tf.score_digits", *arguments)
 
 
 def test_real_digits_score_as_real_digits_do(scores):

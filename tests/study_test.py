@@ -1,15 +1,12 @@
 """python -m dit_tf.study: its table does not depend on when it was interrupted, nor on what else its plan holds."""
 
 import csv
-import functools
 import json
 import os
 import pathlib
 import random
 import re
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -18,6 +15,7 @@ import tensorflow as tf
 
 from dit_tf import evaluate, flags
 from dit_tf.study import __main__ as study
+from tests.commands import Command
 
 PLAN = """# Two seeds, for the tests
 [train sizes]
@@ -146,12 +144,12 @@ def test_models_of_colour_are_scored_by_inception(run, tmp_path, inception_file,
 
 def killed(plan, workdir, kills, longest, processes=1):
     """Kills the study so many times, up to `longest` seconds after a part of it has begun; then lets it end."""
-    command = [sys.executable, "-m", "dit_tf.study", f"--plan={plan}", f"--workdir={workdir}"]
-    rng, command = random.Random(0), [*command, f"--processes={processes}"]
+    command = ["dit_tf.study", f"--plan={plan}", f"--workdir={workdir}", f"--processes={processes}"]
+    rng = random.Random(0)
     for left in reversed(range(kills + 1)):
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        process = Command(*command, together=True)
         if left:
-            next(line for line in process.stdout if line.startswith("=="))
+            process.line("==")
             time.sleep(rng.uniform(0, longest))
             assert process.poll() is None, "the study was at its end before all kills"
             process.send_signal(rng.choice([signal.SIGKILL, signal.SIGTERM]))
@@ -180,13 +178,8 @@ def test_ten_kills_at_random_of_two_processes(run, data, tmp_path):
 
 
 def test_ctrl_c_ends_both_processes_with_one_sentence(plan, tmp_path):
-    restored = functools.partial(signal.signal, signal.SIGINT, signal.default_int_handler)
-    command = [sys.executable, "-u", "-m", "dit_tf.study", f"--plan={plan}", f"--workdir={tmp_path}"]
-    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    process = subprocess.Popen(command, **pipes, start_new_session=True, preexec_fn=restored)
-    for line in process.stdout:
-        if line.startswith("=="):
-            break
+    process = Command("dit_tf.study", f"--plan={plan}", f"--workdir={tmp_path}", together=True)
+    process.line("==")
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 130 and "Traceback" not in output

@@ -4,8 +4,6 @@ import json
 import os
 import pathlib
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -14,6 +12,7 @@ import tensorflow as tf
 from dit_tf import build, flags, train
 from dit_tf.runtime import workdir
 from dit_tf.runtime.checkpoint import Checkpoints, ema_snapshots
+from tests.commands import run_command
 
 STEPS = 300
 _DOCUMENTATION = pathlib.Path(__file__).parents[1] / "docs" / "train.md"
@@ -22,15 +21,7 @@ _DOCUMENTATION = pathlib.Path(__file__).parents[1] / "docs" / "train.md"
 @pytest.fixture(scope="module")
 def command(tiny_flags):
     def of(workdir, *more):
-        return [
-            sys.executable,
-            "-m",
-            "dit_tf.train",
-            *tiny_flags,
-            f"--workdir={workdir}",
-            f"--train_steps={STEPS}",
-            *more,
-        ]
+        return ["dit_tf.train", *tiny_flags, f"--workdir={workdir}", f"--train_steps={STEPS}", *more]
 
     return of
 
@@ -77,7 +68,7 @@ def test_a_work_directory_and_its_keras_file_hold_one_model(trained):
 
 
 def test_bad_input_ends_in_one_sentence_without_a_traceback(command, tmp_path):
-    process = subprocess.run(command(tmp_path, "--model=DiT-XXL/2"), capture_output=True, text=True)
+    process = run_command(*command(tmp_path, "--model=DiT-XXL/2"))
     assert process.returncode == 1
     assert "Traceback" not in process.stderr
     message = process.stderr.strip().splitlines()[-1]
@@ -131,7 +122,7 @@ def test_bad_values_name_the_flag_the_rule_and_the_value(parse, tiny_flags, tmp_
 
 def test_a_batch_that_two_replicas_cannot_share_is_refused(command, tmp_path):
     odd = command(tmp_path, "--strategy=mirrored", "--logical_cpus=2", "--global_batch_size=15")
-    process = subprocess.run(odd, capture_output=True, text=True)
+    process = run_command(*odd)
     assert process.returncode == 1
     assert "--global_batch_size must be a positive multiple of the number of replicas (2), got 15." in process.stderr
 

@@ -7,6 +7,11 @@
 Without a model it shows the newest that launch/demo.sh has trained. The page asks nothing of any other host.
 """
 
+if __name__ == "__main__":  # before TensorFlow is imported
+    from dit_tf.runtime import log_filter
+
+    log_filter.hide_remarks()
+
 import glob
 import os
 import threading

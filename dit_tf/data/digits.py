@@ -5,10 +5,23 @@ Digits", UCI; scikit-learn packages its test part). `tfds.builder("digits")` fin
 imported.
 """
 
+import contextlib
+
 import numpy as np
 import tensorflow_datasets as tfds
 
 MISSING_SCIKIT_LEARN = "--dataset=digits needs scikit-learn, which packages the images: run `pip install .[cpu]`."
+
+
+@contextlib.contextmanager
+def without_bars():
+    """While they are prepared, which takes a second: nothing of what tfds says of downloads."""
+    tfds.disable_progress_bar()
+    try:
+        with contextlib.redirect_stdout(None):
+            yield
+    finally:
+        tfds.enable_progress_bar()
 
 
 class Digits(tfds.core.GeneratorBasedBuilder):

@@ -1,5 +1,6 @@
 """Data sets of TensorFlow Datasets: any that has a feature `image`, and as a class either a feature `label` or none."""
 
+import contextlib
 import dataclasses
 import difflib
 import os
@@ -9,8 +10,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-import dit_tf.data.digits  # noqa: F401  (registers the data set with tfds)
-from dit_tf.data import damage, imagenet
+from dit_tf.data import damage, digits, imagenet  # digits: registers that data set with tfds too
 from dit_tf.data.class_names import UNLABELLED
 from dit_tf.data.source import DatasetSpec, image_example
 
@@ -45,7 +45,8 @@ def open_tfds(name, data_dir=None):
     if builder.name == imagenet.NAME:
         imagenet.check_archives(builder.data_dir_root / "downloads" / "manual")
     try:
-        builder.download_and_prepare()
+        with digits.without_bars() if builder.name == digits.Digits.name else contextlib.nullcontext():
+            builder.download_and_prepare()
     except _FAILURES as error:
         # Another process that prepared the same data set first has made our rename fail.
         builder = _builder(name, data_dir)

@@ -4,8 +4,10 @@ import logging as standard_logging
 import pathlib
 import sys
 
+import tensorflow as tf
 from absl import app, flags, logging
 
+from dit_tf.runtime import compile_cache
 from dit_tf.runtime.cluster import LOST
 from dit_tf.runtime.preemption import START_AGAIN, Preempted
 
@@ -18,7 +20,19 @@ def run(main, define, resumes=True):
     resumes: whether the same command, after an interruption, goes on where it stopped.
     """
     define(FLAGS)
-    app.run(lambda argv: _guarded(main, argv, resumes))
+    define_compile_cache(FLAGS)
+    app.run(lambda argv: _guarded(main, argv, resumes), flags_parser=_parsed)
+
+
+def define_compile_cache(values):
+    """What every command takes."""
+    flags.DEFINE_string(
+        "compile_cache",
+        None,
+        f"Local directory of at most 2 GiB that keeps compiled programs for the next time; {compile_cache.OFF}: none; "
+        f"default: ${compile_cache.VARIABLE}, or {compile_cache.DEFAULT}.",
+        flag_values=values,
+    )
 
 
 def quieten_libraries():
@@ -29,9 +43,23 @@ def quieten_libraries():
         standard_logging.getLogger("dit_tf").setLevel("WARNING")
 
 
+def _name_of(argv):
+    return f"dit_tf.{pathlib.Path(argv[0].removesuffix('/__main__.py')).stem}"
+
+
+def _parsed(argv):
+    """What is left of the command line. The cache comes here: once this returns, absl lets TensorFlow look for GPUs."""
+    rest = app.parse_flags_with_usage(argv)
+    try:
+        compile_cache.enable(FLAGS.compile_cache)
+    except ValueError as error:
+        sys.exit(f"{_name_of(argv)}: {error}")
+    return rest
+
+
 def _guarded(main, argv, resumes):
     quieten_libraries()
-    command = f"dit_tf.{pathlib.Path(argv[0].removesuffix('/__main__.py')).stem}"
+    command = _name_of(argv)
     consequence = "the same command goes on where it stopped" if resumes else "nothing was written"
     try:
         if argv[1:]:
@@ -48,6 +76,11 @@ def _guarded(main, argv, resumes):
         where = "another host, the TPU or a remote disk is gone"
         print(f"\n{command}: {where} ({type(error).__name__}); {consequence}.", file=sys.stderr)
         sys.exit(START_AGAIN)
+    except tf.errors.OpError as error:
+        sentence = compile_cache.failure(error)
+        if sentence is None:
+            raise
+        sys.exit(f"{command}: {sentence}")
     except KeyboardInterrupt:
         print(f"\n{command}: interrupted; {consequence}.", file=sys.stderr)
         sys.exit(130)

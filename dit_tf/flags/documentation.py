@@ -2,6 +2,7 @@
 
 from absl import flags
 
+from dit_tf.flags.command_line import define_compile_cache
 from dit_tf.flags.commands import COMMANDS
 from dit_tf.flags.study import define_scoring
 
@@ -11,6 +12,7 @@ def documentation():
     parts = [
         "# Flags\n\nMade by `python -m dit_tf.flags > docs/flags.md`. `--flagfile=FILE` reads flags from a file.\n"
     ]
+    parts.append(_table("## Every command", define_compile_cache))
     parts += [_table(f"## python -m dit_tf.{command}", define) for command, define in COMMANDS.items()]
     parts.append(_table("### [score ...] in a plan of dit_tf.study", define_scoring))
     return "".join(parts)

@@ -14,4 +14,4 @@ def define_compilation(define):
     steps = ", ".join(f"{name} {count}" for name, count in DEFAULT_STEPS.items())
     define.integer("num_steps", None, f"Steps of the sampler; default: {steps}.")
     define.float("cfg_scale", 1.5, "Guidance of the sampler; 1: none.")
-    define.string("output", "report.json", "Where the numbers go.")
+    define.string("output", None, "A .json file for the numbers; with --model=all an interrupted table goes on there.")

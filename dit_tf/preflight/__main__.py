@@ -9,6 +9,11 @@ With --topology it compiles the step that train runs, with the mean over all cor
 compiler: pip install '.[preflight]', Linux x86-64. Minutes each; no TPU is asked.
 """
 
+if __name__ == "__main__":  # before TensorFlow is imported
+    from dit_tf.runtime import log_filter
+
+    log_filter.hide_remarks()
+
 import dataclasses
 import functools
 import time
@@ -39,7 +44,7 @@ def main(options):
     config, encodes = configuration(options)
     if options.model == "all":
         print_compiled_table(where, options, config, encodes)
-        return print(f"Written: {options.output}")
+        return print(f"Written: {options.output}") if options.output else None
     programs = programs_of(options, config, encodes)
     report = analysis(config, encodes)
     print_analysis(config, report, encodes)
@@ -205,8 +210,10 @@ def largest_power_of_two(holds, most):
 
 
 def write(path, report):
-    write_json(path, report)
-    print(f"Written: {path}")
+    """Nothing is written where no --output is given."""
+    if path:
+        write_json(path, report)
+        print(f"Written: {path}")
 
 
 if __name__ == "__main__":

@@ -43,17 +43,18 @@ def compiled_table(rows):
 
 def compiled_rows(config, topology, more, compile_one, path):
     """The rows of every published size on a slice, one after the other; each is written to `path` as soon as it is
-    there, and one that is there already is not compiled again.
+    there, and one that is there already is not compiled again. path None: nothing is kept.
 
     config: of which the model is replaced; more: what else a program depends on; compile_one(config) -> record.
     """
     settings = json.loads(dataclasses.replace(config, model="").to_json()) | more  # as they are read back
-    rows = _read(path)
+    rows = _read(path) if path else []
     for model in PUBLISHED:
         key = dict(model=model, topology=topology, settings=settings)
         if not any(all(row.get(name) == key[name] for name in _SAME) for row in rows):
             rows.append(compile_one(dataclasses.replace(config, model=model)) | key)
-            write_json(path, rows)
+            if path:
+                write_json(path, rows)
     return [row for row in rows if row["topology"] == topology and row["settings"] == settings]
 
 

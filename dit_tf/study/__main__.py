@@ -7,10 +7,11 @@ The same command again, after an interruption, goes on where it stopped: WORKDIR
 stopped. WORKDIR/report/report.html shows the paper's figures.
 """
 
-if __name__ == "__main__":  # before the seconds that the imports take
-    from dit_tf.runtime import preemption
+if __name__ == "__main__":  # before TensorFlow is imported, which takes seconds
+    from dit_tf.runtime import log_filter, preemption
 
     preemption.end_at_sigterm()
+    log_filter.hide_remarks()
 
 import os
 

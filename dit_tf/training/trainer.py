@@ -159,9 +159,13 @@ class DiTTrainer(keras.Model):
         boundary = (self.completed_steps // self.steps_per_execution + 1) * self.steps_per_execution
         return min(boundary, self.stop_step)
 
+    def begin(self):
+        """Counts from the present step: what the train function needs before its first call."""
+        self.completed_steps, self.bad_in_a_row = self.current_step(), tf.constant(0)
+
     def fit(self, dataset, callbacks=()):
         """Train from the present step to `stop_step`. The data set must begin at the present step."""
-        self.completed_steps, self.bad_in_a_row = self.current_step(), tf.constant(0)
+        self.begin()
         if self.completed_steps >= self.stop_step:
             return
         since_boundary = self.completed_steps % self.steps_per_execution

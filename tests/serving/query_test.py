@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 
 import grpc
 import numpy as np
@@ -13,6 +11,7 @@ from PIL import Image
 import dit_tf
 from dit_tf import flags, query, sample
 from tests.serving.faulty_servers import FAULTY, FINAL
+from tests.commands import run_command
 
 
 @pytest.fixture
@@ -120,7 +119,6 @@ def test_too_large_a_batch_is_refused_with_the_servers_words(ask):
 
 def test_a_failed_command_ends_with_one_sentence(server, tmp_path):
     address, output = server.addresses["grpc"], tmp_path / "samples.npz"
-    command = [sys.executable, "-m", "dit_tf.query", f"--server={address}", "--labels=12", f"--output={output}"]
-    process = subprocess.run(command, capture_output=True, text=True)
+    process = run_command("dit_tf.query", f"--server={address}", "--labels=12", f"--output={output}")
     assert process.returncode == 1 and "Traceback" not in process.stderr
     assert process.stderr.splitlines()[-1] == "dit_tf.query: --labels must be from 0 to 9, got 12."
