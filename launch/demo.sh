@@ -33,14 +33,9 @@ mkdir -p "$workdir"
 
 say() { echo "== $*"; }
 train() { exec "$python" -m dit_tf.train --flagfile=launch/flags/digits.flags --workdir="$workdir"; }
-sample() { "$python" -m dit_tf.sample --workdir="$workdir" --labels=0,1,2,3,4,5,6,7,8,9 "$@"; }
 
-# Succeeds once training has run for 20 seconds and a checkpoint is complete (it is renamed into its numbered place).
-is_worth_interrupting() {
-    [[ -s $workdir/metrics.jsonl ]] || return 1
-    : "${training_since:=$SECONDS}"
-    ((SECONDS - training_since >= 20)) && compgen -G "$workdir/checkpoints/[0-9]*/state.index" >/dev/null
-}
+# Succeeds once a checkpoint is complete (it is renamed into its numbered place): then the kill loses a second of work.
+is_worth_interrupting() { compgen -G "$workdir/checkpoints/[0-9]*/state.index" >/dev/null; }
 
 say "training into $workdir"
 training_started=$SECONDS
@@ -54,7 +49,7 @@ while kill -0 "$training" 2>/dev/null; do
         interrupted=yes
         break
     fi
-    sleep 1
+    sleep 0.5
 done
 if ! wait "$training" 2>/dev/null && [[ -z ${interrupted-} ]]; then
     echo "The training failed before it could be interrupted; its message is above." >&2
@@ -66,18 +61,5 @@ say "the same command again"
 (train)
 train_seconds=$((SECONDS - training_started))
 
-say "50 samples of each digit with guidance, 50 without"
-sample --cfg_scale=1.5 --num_samples=500 --output="$workdir/guided.npz" # the paper's guidance scale
-sample --cfg_scale=1 --num_samples=500 --output="$workdir/unguided.npz"
-
-say "a picture of each: $workdir/digits.png and $workdir/digits-unguided.png"
-sample --cfg_scale=1.5 --num_samples=50 --output="$workdir/digits.png"
-sample --cfg_scale=1 --num_samples=50 --output="$workdir/digits-unguided.png"
-
-say "what the evaluator says of the guided samples beside the 1,437 training digits, by pixels (so FD-pixels is no FID)"
-"$python" -m dit_tf.evaluate --features=pixels --reference=digits --samples="$workdir/guided.npz" \
-    --output="$workdir/metrics.json"
-
-say "guided and unguided samples beside all digits, and held-out digits apart"
-"$python" -m dit_tf.score_digits --samples="$workdir/guided.npz" --unguided_samples="$workdir/unguided.npz" \
-    --train_seconds="$train_seconds" --start_time="$start_time"
+say "50 samples of each digit with guidance, 50 without, pictures and scores"
+exec "$python" launch/draw_and_score.py --workdir="$workdir" --train_seconds="$train_seconds" --start_time="$start_time"

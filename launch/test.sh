@@ -42,4 +42,4 @@ fi
 export TF_CPP_MIN_LOG_LEVEL=2
 export OPENBLAS_NUM_THREADS=1 # two tests run at a time: threads of both would wait for each other
 cd "$repository"
-exec "$python" -m pytest --numprocesses=2 --dist=loadfile "$@"
+exec "$python" -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder "$@"

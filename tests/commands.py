@@ -98,9 +98,6 @@ def _run(arguments, files, environment, directory, limit):
     os.environ.update(environment)
     os.chdir(directory)
     sys.path[0:0] = [directory]
-    # What the program starts by such a server has a server of its own, and so this program's stdout.
-    server = multiprocessing.forkserver._forkserver
-    server._forkserver_address = server._forkserver_alive_fd = server._forkserver_pid = None
     program, *sys.argv[1:] = arguments
     warnings.filterwarnings("ignore", "'dit_tf.* found in sys.modules", RuntimeWarning)
     if limit is not None:

@@ -1,17 +1,15 @@
 """Golden arrays of DiT's diffusion and SiT's transport package, their stub models and the measure of agreement."""
 
-import ctypes
 import fcntl
 import functools
-import gc
 import importlib.util
 import json
 import lzma
 import math
+import multiprocessing.forkserver
 import os
 import pathlib
 import shutil
-import sys
 import tempfile
 
 import absl.flags
@@ -19,13 +17,21 @@ import numpy as np
 import pytest
 
 from dit_tf.runtime import compile_cache
+from tests import forked_files
 from tests.commands import run_command
 
 _GOLDENS = pathlib.Path(__file__).parents[0] / "goldens"
 
 
 # Files that take longest, longest first: so that at the end no worker waits for the other.
-_LONGEST = ()
+_LONGEST = """
+training/trainer_test.py study_test.py evaluate_training_test.py latent_path_test.py hosts_test.py interruptions_test.py
+evaluate_likelihood_test.py export_options_test.py encode_test.py benchmarks_test.py runtime/compile_cache_test.py
+flow_grid_test.py serving/client_test.py models/costs_test.py sample_test.py export_test.py samplers/generate_test.py
+models/autoencoder_kl_test.py models/remat_test.py samplers/tpu_test.py train_test.py study_process_test.py
+evaluate_samples_test.py preflight_test.py training/bad_steps_test.py samplers/likelihood_test.py
+evaluation/evaluator_test.py app_browser_test.py
+""".split()
 
 
 def pytest_configure(config):
@@ -43,11 +49,31 @@ def pytest_sessionstart(session):
     """The process that hands out the tests to workers runs none, and so needs no TensorFlow."""
     if hasattr(session.config, "workerinput") or not session.config.getoption("numprocesses", None):
         compile_cache.enable()
-        import tensorflow as tf
+        multiprocessing.forkserver.ensure_running()  # one for all files
+        session.config._tmp_path_factory.getbasetemp()  # so that no file's process empties it
 
-        # Two devices where there is one, before TensorFlow looks at them: replicas without hardware.
-        cpu = tf.config.list_physical_devices("CPU")[0]
-        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+
+def pytest_collection_finish():
+    """A process that has computed something cannot be forked: its threads would be missing."""
+    if compile_cache.has_started():
+        raise pytest.UsageError("A file of tests computes something with TensorFlow where it is imported: move that.")
+
+
+def pytest_runtest_protocol(item, nextitem):
+    return None if item.config.option.usepdb else forked_files.run(item, nextitem)
+
+
+def pytest_sessionfinish():
+    forked_files.end()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def two_devices():
+    """Two devices where there is one, before TensorFlow looks at them: replicas without hardware."""
+    import tensorflow as tf
+
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 
 
 def pytest_collection_modifyitems(items):
@@ -193,15 +219,6 @@ def inception_file(tmp_path_factory):
     path = tmp_path_factory.mktemp("inception") / "classify_image_graph_def.pb"
     path.write_bytes(content)
     return path
-
-
-@pytest.fixture(scope="module", autouse=True)
-def memory_given_back():
-    """After each file: what Keras models and compiled functions leave in cycles, and what the C library keeps of it."""
-    yield
-    gc.collect()
-    if sys.platform == "linux":
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 No environment is made here: a stub stands in for Python, answers `-m venv` and `-m pip`, and keeps a list of both.
 """
 
+import json
 import os
 import pathlib
 import re
@@ -12,6 +13,9 @@ import subprocess
 import sys
 
 import pytest
+
+from tests.commands import run_command
+from tests.quiet_test import assert_quiet
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 LAUNCH = REPOSITORY / "launch"
@@ -204,7 +208,7 @@ def test_the_tests_bring_a_browser_where_one_can_be_installed_and_run_anyhow(san
     assert result.returncode == 0, result.stderr
     assert result.stdout == "" and "loud" not in result.stderr
     calls = [line for line in sandbox.journal.read_text().splitlines() if line.startswith(("apt-get", "pytest"))]
-    assert calls == [*asked, "pytest --numprocesses=2 --dist=loadfile -x"]
+    assert calls == [*asked, "pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder -x"]
 
 
 def test_a_failing_pip_shows_its_last_lines_and_the_next_run_starts_afresh(sandbox):
@@ -239,8 +243,22 @@ def test_the_demo_scores_with_the_evaluator_and_ends_with_the_scores_of_digits(s
     demo = sandbox.repository / "launch" / "demo.sh"
     result = run(BASH, demo, f"--workdir={tmp_path}/demo", PATH=str(sandbox.bin), PYTHON="")
     assert result.returncode == 0, result.stderr
-    calls = [line for line in sandbox.journal.read_text().splitlines() if line.startswith("dit_tf.")]
-    programs = [call.split()[0].removeprefix("dit_tf.") for call in calls]
-    assert programs == ["train"] * 2 + ["sample"] * 4 + ["evaluate", "score_digits"]
-    assert all(f"--samples={tmp_path}/demo/guided.npz" in call.split() for call in calls[-2:])
-    assert "--features=pixels" in calls[-2].split()
+    calls = [line for line in sandbox.journal.read_text().splitlines() if f"--workdir={tmp_path}/demo" in line]
+    assert [call.split()[0] for call in calls[:2]] == ["dit_tf.train"] * 2 and len(calls) == 3
+    assert "--train_seconds=" in calls[2] and "--start_time=" in calls[2]
+
+
+def test_the_second_half_of_the_demo_draws_and_scores_in_one_process(trained, tiny_flags, tmp_path):
+    """With a model that has learnt little."""
+    shutil.copytree(trained, tmp_path / "run")
+    data = next(flag.removeprefix("--data_dir=") for flag in tiny_flags if flag.startswith("--data_dir"))
+    arguments = [f"--workdir={tmp_path}/run", "--num_samples=100", "--train_seconds=7", "--start_time=0"]
+    done = run_command(LAUNCH / "draw_and_score.py", *arguments, environment={"TFDS_DATA_DIR": data})
+    assert_quiet(done)
+    last = json.loads(done.stdout.splitlines()[-1])
+    assert last["samples"] == f"{tmp_path}/run/guided.npz" and last["train_seconds"] == 7 and last["total_seconds"] > 7
+    assert {"class_agreement_guided", "frechet_pixels_guided", "frechet_pixels_unguided"} < last.keys()
+    typed = [line.split()[3] for line in done.stdout.splitlines() if line.startswith("$ ")]
+    assert typed == ["dit_tf.sample"] * 2 + ["dit_tf.evaluate", "dit_tf.score_digits"]
+    files = ("guided.npz", "unguided.npz", "digits.png", "digits-unguided.png", "metrics.json")
+    assert all((tmp_path / "run" / file).exists() for file in files)

@@ -46,7 +46,7 @@ def enable(directory=None):
         raise ValueError(f"--compile_cache must be a local directory, or {OFF}, got {directory!r}.")
     if _DIRECTORY_FLAG in os.environ.get(_FLAGS, ""):
         return None  # that of the program which has started this one, or the user's own
-    if _has_started():
+    if has_started():
         return _off("TensorFlow has started already; enable it before the first computation")
     root = pathlib.Path(directory).expanduser()
     folder = root / _name_of_folder()
@@ -161,7 +161,7 @@ def _name_of_folder():
     return f"tensorflow-{tf.__version__}-{hashlib.sha256(repr(rest).encode()).hexdigest()[:16]}"
 
 
-def _has_started():
+def has_started():
     """Whether TensorFlow has looked at the devices in this process, and with them at its flags."""
     if "tensorflow" not in sys.modules:
         return False

@@ -7,6 +7,7 @@ goes where it went before.
 """
 
 import atexit
+import contextlib
 import io
 import os
 import re
@@ -25,6 +26,7 @@ _HARMLESS = re.compile(
     rb"|Unable to register cu(DNN|BLAS|FFT) factory"
     rb"|oneDNN supports DT_(HALF|BFLOAT16) only on platforms"
 )
+_LAST = b"\0dit_tf ends here\0"  # from the program to the small process
 _PATIENCE = 0.05  # seconds that the beginning of a line is held for its end
 
 
@@ -42,37 +44,47 @@ def hide_remarks():
         errors = os.dup(2)
     except OSError:  # it is closed
         return
-    reader, writer = os.pipe()
-    child = os.fork()
-    if not child:
+    (reader, writer), (ended, end) = os.pipe(), os.pipe()
+    if not os.fork():
         os.close(writer)
-        _pass_on(reader, errors)
+        _pass_on(reader, errors, end)
     os.close(reader)
+    os.close(end)
     os.dup2(writer, 2)
     os.close(writer)
     sys.stderr = sys.__stderr__ = io.TextIOWrapper(
         open(errors, "wb", 0), errors="backslashreplace", line_buffering=True, write_through=True
     )
-    atexit.register(_end, errors, child)
+    atexit.register(_finish, errors, ended)
 
 
-def _pass_on(reader, errors):
-    """The small process, from here to its end, which comes when nobody is left who could write."""
+def _pass_on(reader, errors, end):
+    """The small process, from here to its end, which comes when nobody is left who could write. `end` is closed when all
+    that the program wrote has been passed on; what it started may outlive it, and write still."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
         signal.signal(number, signal.SIG_IGN)  # they are meant for the program, whose last words are still to come
-    os.closerange(0, min(reader, errors))
+    for stream in {0, 1, 2} - {reader, errors, end}:
+        os.closerange(stream, stream + 1)
     held = b""
     while True:
         if held and not select.select([reader], [], [], _PATIENCE)[0]:
             _write(errors, held)
             held = b""
         more = os.read(reader, 1 << 16)
-        *lines, held = (held + more).splitlines(keepends=True) or [b""]
-        if held.endswith(b"\n") or not more:
-            lines, held = [*lines, held], b""
-        _write(errors, b"".join(line for line in lines if not is_remark(line)))
+        text = held + more
+        if _LAST in text:
+            before, text = text.split(_LAST)
+            _write_shown(errors, before)
+            os.close(end)
+        whole = len(text) if not more else text.rfind(b"\n") + 1
+        _write_shown(errors, text[:whole])
+        held = text[whole:]
         if not more:
             os._exit(0)
+
+
+def _write_shown(errors, text):
+    _write(errors, b"".join(line for line in text.splitlines(keepends=True) if not is_remark(line)))
 
 
 def _write(errors, content):
@@ -83,7 +95,10 @@ def _write(errors, content):
             return
 
 
-def _end(errors, child):
+def _finish(errors, ended):
+    """Wait until the small process has passed on what is there, so that nothing comes after the program's end."""
     sys.stderr.flush()
-    os.dup2(errors, 2)  # closes the pipe
-    os.waitpid(child, 0)
+    with contextlib.suppress(OSError):  # it has been killed
+        os.write(2, _LAST)
+        os.read(ended, 1)
+    os.dup2(errors, 2)

@@ -8,7 +8,7 @@ import tensorflow as tf
 from dit_tf.runtime.distribution import is_tpu
 from dit_tf.runtime.tpu_chips import CHIPS
 
-_SIZE = 2048
+_SIZES = {"CPU": 1024, "GPU": 2048}  # of the square matrices: large enough, and done in a tenth of a second
 _PCI = pathlib.Path("/sys/bus/pci/devices")
 _GOOGLE = "0x1ae0"  # the vendor
 # TensorFlow does not say of which kind a TPU is; the machine that it is plugged into does. These are the numbers that
@@ -55,11 +55,12 @@ def tpu_kind():
 
 
 def measure_peak_flops(dtype="float32", trials=5):
-    """FLOPs per second of the fastest of a few products of square matrices on the first device (about a second)."""
-    a = tf.cast(tf.random.normal((_SIZE, _SIZE)), dtype)
+    """FLOPs per second of the fastest of a few products of square matrices on the first device."""
+    size = _SIZES["GPU" if tf.config.list_logical_devices("GPU") else "CPU"]
+    a = tf.cast(tf.random.normal((size, size)), dtype)
     tf.matmul(a, a)[0, 0].numpy()
     fastest = min(_seconds(a) for _ in range(trials))
-    return 2 * _SIZE**3 / fastest
+    return 2 * size**3 / fastest
 
 
 def _seconds(a):

@@ -90,7 +90,7 @@ def moments(codec, images):
     return codec.moments(tensors(codec.encoder_variables), images)
 
 
-_SEEDS = RowSeeds(tf.constant(5, tf.int64), tf.range(3))
+_SEEDS = RowSeeds(np.int64(5), np.arange(3, dtype=np.int32))
 
 
 def test_moments_are_those_of_scaled_pixels(codec, images, moments):

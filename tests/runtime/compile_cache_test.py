@@ -30,7 +30,7 @@ def write(file, content=None, age=0):
 @pytest.fixture
 def fresh(monkeypatch):
     """A process in which TensorFlow has not started, and nobody has named a cache."""
-    monkeypatch.setattr(compile_cache, "_has_started", lambda: False)
+    monkeypatch.setattr(compile_cache, "has_started", lambda: False)
     monkeypatch.setattr(compile_cache.atexit, "register", lambda *call: None)
     monkeypatch.setenv("TF_XLA_FLAGS", "")
     return monkeypatch

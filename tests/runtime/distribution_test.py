@@ -32,8 +32,9 @@ def test_combinations_that_cannot_be_are_refused(monkeypatch, arguments, message
         make_strategy(**arguments)
 
 
-@pytest.mark.skipif(bool(tf.config.list_physical_devices("GPU")), reason="what a machine without a GPU gets")
 def test_without_hardware_there_is_one_replica_on_the_cpu():
+    if tf.config.list_physical_devices("GPU"):
+        pytest.skip("what a machine without a GPU gets")
     assert isinstance(make_strategy(), tf.distribute.OneDeviceStrategy)
     assert isinstance(make_strategy("one"), tf.distribute.OneDeviceStrategy)
     assert make_strategy("mirrored").num_replicas_in_sync == 1

@@ -125,7 +125,7 @@ def test_at_moves_to_another_step_of_the_same_rows():
 
 
 # Fixed seeds, so these four give the same verdict every time; a p-value below 1e-3 would be the generator's fault.
-_MANY = RowSeeds(2024, tf.range(1000), 3)
+_MANY = RowSeeds(2024, np.arange(1000, dtype=np.int32), 3)
 
 
 def test_uniforms_are_uniform():

@@ -1,3 +1,5 @@
+import functools
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -6,7 +8,7 @@ from dit_tf.samplers.guidance import condition, guide, within
 
 _N, _NULL = 3, 10
 _X = np.random.default_rng(0).standard_normal((_N, 2, 2, 4)).astype(np.float32)
-_T = tf.constant([5, 6, 7])
+_T = np.array([5, 6, 7], np.int32)
 _LABELS = np.array([1, 2, 3])
 
 
@@ -16,28 +18,34 @@ def _model(x, t, y):
     return tf.concat([x + tf.sin(row), x * tf.cos(row)], axis=-1)
 
 
-_CONDITIONAL = condition(_model, _LABELS)(_X, _T).numpy()
-_UNCONDITIONAL = condition(_model, np.full(_N, _NULL))(_X, _T).numpy()
+@functools.cache
+def _conditional():
+    return condition(_model, _LABELS)(_X, _T).numpy()
+
+
+@functools.cache
+def _unconditional():
+    return condition(_model, np.full(_N, _NULL))(_X, _T).numpy()
 
 
 def test_guided_channels_extrapolate_from_the_null_label():
     output = guide(_model, _LABELS, _NULL, 4.0)(_X, _T)
-    expected = _UNCONDITIONAL + 4.0 * (_CONDITIONAL - _UNCONDITIONAL)
+    expected = _unconditional() + 4.0 * (_conditional() - _unconditional())
     np.testing.assert_allclose(output[..., :4], expected[..., :4], rtol=1e-6)
-    np.testing.assert_array_equal(output[..., 4:], _CONDITIONAL[..., 4:])
+    np.testing.assert_array_equal(output[..., 4:], _conditional()[..., 4:])
 
 
 def test_only_the_first_channels_are_guided_when_told():
     output = guide(_model, _LABELS, _NULL, 4.0, channels=3)(_X, _T)
     every = guide(_model, _LABELS, _NULL, 4.0)(_X, _T)
     np.testing.assert_array_equal(output[..., :3], every[..., :3])
-    np.testing.assert_array_equal(output[..., 3:], _CONDITIONAL[..., 3:])
+    np.testing.assert_array_equal(output[..., 3:], _conditional()[..., 3:])
 
 
-@pytest.mark.parametrize("scale, expected", [(1.0, _CONDITIONAL), (0.0, _UNCONDITIONAL)])
+@pytest.mark.parametrize("scale, expected", [(1.0, _conditional), (0.0, _unconditional)])
 def test_scales_one_and_zero_are_the_two_predictions(scale, expected):
     output = guide(_model, _LABELS, _NULL, scale)(_X, _T)
-    np.testing.assert_allclose(output[..., :4], expected[..., :4], atol=1e-6)  # null + (conditional - null) rounds
+    np.testing.assert_allclose(output[..., :4], expected()[..., :4], atol=1e-6)  # null + (conditional - null) rounds
 
 
 def test_each_row_may_have_its_own_scale():
@@ -91,11 +99,11 @@ def test_outside_its_interval_nothing_is_guided_and_the_batch_is_not_doubled():
 
     everywhere = guide(_model, _LABELS, _NULL, 4.0)(_X, _T)
     np.testing.assert_allclose(guided(0.0, 1.0), everywhere, rtol=1e-6)
-    np.testing.assert_array_equal(guided(0.6, 1.0), _CONDITIONAL)
+    np.testing.assert_array_equal(guided(0.6, 1.0), _conditional())
     some = guided(0.35, 0.45)  # the middle row alone; the others have scale 1 in a doubled batch
     np.testing.assert_allclose(some[1], everywhere[1], rtol=1e-6)
-    np.testing.assert_allclose(some[0], _CONDITIONAL[0], atol=1e-6)
-    np.testing.assert_allclose(some[2], _CONDITIONAL[2], atol=1e-6)
+    np.testing.assert_allclose(some[0], _conditional()[0], atol=1e-6)
+    np.testing.assert_allclose(some[2], _conditional()[2], atol=1e-6)
     assert rows == [2 * _N, _N, 2 * _N]
 
 
