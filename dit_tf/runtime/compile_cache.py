@@ -19,7 +19,7 @@ import shutil
 import sys
 import time
 
-from dit_tf.runtime.function_names import number_by_name
+from dit_tf.runtime.function_names import name_by_content
 from dit_tf.runtime.processor import gpu_names, this_processor
 
 DEFAULT, OFF = "~/.cache/dit_tf/compiled", "off"
@@ -62,7 +62,7 @@ def enable(directory=None):
     if shutil.disk_usage(folder).free < _ROOM:
         return _off(f"less than {_ROOM >> 20} MiB are free in {directory}")
     flags = f"{_DIRECTORY_FLAG}={folder} --tf_xla_persistent_cache_device_types=CPU,GPU"
-    number_by_name()
+    name_by_content()
     os.environ[_FLAGS] = f"{os.environ.get(_FLAGS, '')} {flags}".strip()
     atexit.register(_close, root, folder)
     return str(folder)
