@@ -11,7 +11,7 @@ from dit_tf.runtime.processor import this_processor
 
 FOLDER = pathlib.Path(__file__).resolve().parents[1] / "benchmarks"
 SHARED = ("machine", "side_by_side")  # which the programs import from beside them
-_SMALL = ["--model=DiT-Mi/4", "--image_size=8", "--channels=1", "--batch_size=2", "--repeats=1"]
+_SMALL = ["--model=DiT-16x1x1/4", "--image_size=8", "--channels=1", "--batch_size=2", "--repeats=1"]
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_beside_torch(run, name):
 
 
 def test_host_overhead(run):
-    small = ["--model=DiT-Mi/4", "--global_batch_size=2", "--steps_per_execution=2", "--executions=1", "--turns=1"]
+    small = ["--model=DiT-16x1x1/4", "--global_batch_size=2", "--steps_per_execution=2", "--executions=1", "--turns=1"]
     assert "compilations of the train function: 1\n" in run("host_overhead", *small)
 
 

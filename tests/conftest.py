@@ -268,7 +268,7 @@ def tiny_flags(once):
 
     return [
         f"--data_dir={once('data', prepare)}",
-        "--model=DiT-Mi/4",
+        "--model=DiT-64x1x2/4",
         "--global_batch_size=16",
         "--learning_rate=1e-3",
         "--ema_decay=0.9",

@@ -32,7 +32,7 @@ class _Unrounded(PixelCodec):
 
 
 def config_of(precision="float32", **flow):
-    return RunConfig(model="DiT-Mi/4", objective="flow", learn_sigma=False, precision=precision, **flow)
+    return RunConfig(model="DiT-32x1x2/4", objective="flow", learn_sigma=False, precision=precision, **flow)
 
 
 def random_weights(model):

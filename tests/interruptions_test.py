@@ -17,7 +17,7 @@ from tests.commands import Command
 
 STEPS = 300
 _DATA = "state.data-00000-of-00001"
-_FILE_LIMIT = 2**21  # bytes: less than the 3.6 MB of a checkpoint, more than anything else that is written
+_FILE_LIMIT = 2**20  # bytes: less than the 2 MB of a checkpoint, more than anything else that is written
 
 
 class Training:
@@ -55,7 +55,7 @@ class Training:
                 state = {name: tf.Variable(value) for name, value in variables(self.workdir, step).items()}
                 only = Checkpoints(str(self.workdir))
                 assert only.restore(state) == state["step"].numpy()
-                assert json.loads(only.read_text("run.json"))["model"] == "DiT-Mi/4"
+                assert json.loads(only.read_text("run.json"))["model"] == "DiT-64x1x2/4"
                 return int(state["step"].numpy())
             except (tf.errors.OpError, IndexError):
                 continue  # the one that was cut short
@@ -79,7 +79,7 @@ def variables(workdir, step, folder="checkpoints"):
 
 def assert_finished_as(workdir, unbroken):
     expected, actual = variables(unbroken, STEPS), variables(workdir, STEPS)
-    assert actual.keys() == expected.keys() and len(actual) > 4 * 30
+    assert actual.keys() == expected.keys() and len(actual) > 4 * 20
     for name in expected:
         np.testing.assert_array_equal(actual[name], expected[name], err_msg=name)
     assert sorted(os.listdir(workdir / "ema")) == [f"{step:08d}" for step in range(30, STEPS + 1, 30)]

@@ -35,11 +35,12 @@ def assert_quiet(done):
 
 
 def test_train_from_the_first_preparation_of_its_data(tmp_path):
-    """A process of its own, as a user starts it; and once more, which resumes and finds its programs compiled."""
-    train = [sys.executable, "-m", "dit_tf.train", f"--data_dir={tmp_path}/data", f"--workdir={tmp_path}/run"]
-    train += ["--model=DiT-Mi/4", "--global_batch_size=8", "--steps_per_execution=2", "--sample_every=2"]
-    for steps in (2, 4):
-        assert_quiet(subprocess.run([*train, f"--train_steps={steps}"], capture_output=True, text=True))
+    """As a user starts it, imports included; and once more, which resumes and finds its programs compiled."""
+    train = ["dit_tf.train", f"--data_dir={tmp_path}/data", f"--workdir={tmp_path}/run"]
+    train += ["--model=DiT-16x1x1/4", "--global_batch_size=8", "--steps_per_execution=2", "--sample_every=2"]
+    process = [sys.executable, "-m", *train, "--train_steps=2"]
+    assert_quiet(subprocess.run(process, capture_output=True, text=True))
+    assert_quiet(run_command(*train, "--train_steps=4"))
 
 
 def test_sample_evaluate_and_export(trained, tiny_flags, inception_file, images, tmp_path):

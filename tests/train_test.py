@@ -33,7 +33,7 @@ def test_it_writes_what_it_promises(trained):
     assert lines[-1].keys() == {*explained, "loss_q2", "loss_q3", "loss_q4"} - {"bad_steps", "first_bad_step"}
     assert lines[-1]["loss"] < lines[0]["loss"]
     assert (trained / "samples" / f"{STEPS:08d}.png").read_bytes().startswith(b"\x89PNG")
-    assert "--model=DiT-Mi/4" in (trained / "flags.txt").read_text().splitlines()
+    assert "--model=DiT-64x1x2/4" in (trained / "flags.txt").read_text().splitlines()
     assert not [name for name in os.listdir(trained / "checkpoints") if not name.isdigit()]
 
 
