@@ -3,7 +3,7 @@
     python launch/draw_and_score.py --workdir=runs/digits
 
 Draws 50 of each digit with guidance and 50 without, a picture of each kind, and scores them. Every command is shown as it
-is typed. DDIM's 50 evaluations score as DDPM's 250 do (docs/samplers.md).
+is typed.
 """
 
 if __name__ == "__main__":  # before TensorFlow is imported
@@ -36,8 +36,8 @@ def main(options):
         return os.path.join(options.workdir, name)
 
     for kind, scale, picture in KINDS:
-        drawing = [f"--workdir={options.workdir}", "--labels=0,1,2,3,4,5,6,7,8,9", "--sampler=ddim", "--num_steps=50"]
-        drawing += [f"--num_samples={options.num_samples}", f"--cfg_scale={scale}", f"--output={place(kind)}.npz"]
+        drawing = [f"--workdir={options.workdir}", "--labels=0,1,2,3,4,5,6,7,8,9", f"--cfg_scale={scale}"]
+        drawing += [f"--num_samples={options.num_samples}", f"--output={place(kind)}.npz"]
         command(sample.main, flags.define_sample, "sample", *drawing)
         draw_picture(f"{place(kind)}.npz", place(picture))
 
