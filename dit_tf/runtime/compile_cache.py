@@ -40,12 +40,14 @@ def enable(directory=None):
     None without a word for "off". ValueError for a remote directory.
     """
     directory = directory or os.environ.get(VARIABLE) or DEFAULT
-    if directory == OFF:
-        return None
     if "://" in directory:
         raise ValueError(f"--compile_cache must be a local directory, or {OFF}, got {directory!r}.")
-    if _DIRECTORY_FLAG in os.environ.get(_FLAGS, ""):
-        return None  # that of the program which has started this one, or the user's own
+    os.environ[VARIABLE] = directory  # for what this process starts
+    if directory == OFF:
+        return None
+    if _DIRECTORY_FLAG in os.environ.get(_FLAGS, ""):  # that of the program which has started this one, or the user's
+        name_by_content()
+        return None
     if has_started():
         return _off("TensorFlow has started already; enable it before the first computation")
     root = pathlib.Path(directory).expanduser()

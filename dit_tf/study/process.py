@@ -10,6 +10,7 @@ from multiprocessing import connection
 from typing import NamedTuple
 
 from dit_tf.flags.command_line import quieten_libraries
+from dit_tf.runtime import compile_cache
 from dit_tf.runtime.preemption import START_AGAIN, Preempted, end_at_sigterm, end_with_parent
 
 
@@ -95,6 +96,7 @@ def _tell(sender, function, arguments):
     end_at_sigterm()
     end_with_parent()
     quieten_libraries()
+    compile_cache.enable()
     try:
         function(*arguments)
     except (ValueError, Preempted, KeyboardInterrupt) as error:

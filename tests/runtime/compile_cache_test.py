@@ -33,6 +33,7 @@ def fresh(monkeypatch):
     monkeypatch.setattr(compile_cache, "has_started", lambda: False)
     monkeypatch.setattr(compile_cache.atexit, "register", lambda *call: None)
     monkeypatch.setenv("TF_XLA_FLAGS", "")
+    monkeypatch.setenv(compile_cache.VARIABLE, "")
     return monkeypatch
 
 
@@ -107,6 +108,13 @@ def test_tensorflow_is_told_in_its_environment(fresh, tmp_path):
     )
     assert compile_cache.enable(str(tmp_path / "other")) is None  # one is named already
     assert not (tmp_path / "other").exists()
+
+
+def test_what_the_process_starts_has_the_same(fresh, tmp_path):
+    for directory in (str(tmp_path), "off"):
+        fresh.setenv("TF_XLA_FLAGS", "")
+        compile_cache.enable(directory)
+        assert os.environ[compile_cache.VARIABLE] == directory
 
 
 def test_off_is_off_without_a_word(fresh, capsys):
