@@ -174,7 +174,7 @@ def test_the_summary_says_what_it_is_and_what_to_type(run, written, state, capsy
 def test_a_work_directory_gives_its_averaged_weights(run, trained):
     found = read_torch(run(trained, output="digits.pt"))
     ours = {v.path.split("/", 1)[1]: v.numpy() for v in build.load_model(str(trained)).trainable_variables}
-    np.testing.assert_array_equal(found["blocks.1.mlp.fc1.weight"], ours["block1/mlp/expand/kernel"].T)
+    np.testing.assert_array_equal(found["blocks.0.mlp.fc1.weight"], ours["block0/mlp/expand/kernel"].T)
 
 
 @pytest.fixture(scope="module")

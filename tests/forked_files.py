@@ -1,8 +1,6 @@
 """Each file of tests in a process of its own, forked from one that has imported TensorFlow and computed nothing.
 
 What XLA has compiled is given back by the end of a process alone, so one that ran all files would grow to ten gigabytes.
-And in a process that begins anew the functions of TensorFlow have the same names each time, by which the compile cache
-knows them (`dit_tf.runtime.function_names`).
 """
 
 import multiprocessing

@@ -40,10 +40,9 @@ def hide_remarks():
     threads. Does nothing where the environment asks for the remarks, TF_CPP_MIN_LOG_LEVEL=0 or 1."""
     if os.environ.get("TF_CPP_MIN_LOG_LEVEL") in ("0", "1") or not hasattr(os, "fork"):
         return
-    try:
-        errors = os.dup(2)
-    except OSError:  # it is closed
+    if sys.stderr is None:  # it is closed
         return
+    errors = os.dup(2)
     (reader, writer), (ended, end) = os.pipe(), os.pipe()
     if not os.fork():
         os.close(writer)
@@ -52,9 +51,8 @@ def hide_remarks():
     os.close(end)
     os.dup2(writer, 2)
     os.close(writer)
-    sys.stderr = sys.__stderr__ = io.TextIOWrapper(
-        open(errors, "wb", 0), errors="backslashreplace", line_buffering=True, write_through=True
-    )
+    how = dict(encoding=sys.stderr.encoding, errors="backslashreplace", line_buffering=True, write_through=True)
+    sys.stderr = sys.__stderr__ = io.TextIOWrapper(open(errors, "wb", 0), **how)
     atexit.register(_finish, errors, ended)
 
 
