@@ -35,7 +35,9 @@ def main(options):
 
     def programs_of(case):
         ours, flops = tensorflow_programs(case, options.num_steps)
-        return ours if torch is None else ours + torch_programs(torch, case, options.num_steps, flops, options.torch_compile)
+        if torch is None:
+            return ours
+        return ours + torch_programs(torch, case, options.num_steps, flops, options.torch_compile)
 
     side_by_side.run_cases(options, torch, cases, programs_of)
 

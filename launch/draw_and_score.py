@@ -2,8 +2,8 @@
 
     python launch/draw_and_score.py --workdir=runs/digits
 
-Draws 50 of each digit with guidance and 50 without, a picture of each kind, and scores them. Every command is shown as it
-is typed.
+Draws 50 of each digit with guidance and 50 without, a picture of each kind, and scores them. Every command is shown as
+it is typed.
 """
 
 if __name__ == "__main__":  # before TensorFlow is imported
@@ -25,10 +25,11 @@ PICTURED = 50
 
 
 def define_flags(values):
-    absl.flags.DEFINE_string("workdir", None, "Work directory of a training on digits.", flag_values=values)
-    absl.flags.DEFINE_integer("num_samples", 500, "Digits of each kind, labels in turn.", flag_values=values)
-    absl.flags.DEFINE_float("train_seconds", None, "For the last line.", flag_values=values)
-    absl.flags.DEFINE_float("start_time", None, "Of the demo, in seconds since 1970; for the last line.", flag_values=values)
+    define = flags.groups.Definer(values)
+    define.string("workdir", None, "Work directory of a training on digits.")
+    define.integer("num_samples", 500, "Digits of each kind, labels in turn.")
+    define.float("train_seconds", None, "For the last line.")
+    define.float("start_time", None, "Of the demo, in seconds since 1970; for the last line.")
 
 
 def main(options):

@@ -22,8 +22,8 @@ _forkserver.set_forkserver_preload(["dit_tf.build", "dit_tf.flags", "dit_tf.repo
 
 
 class Command:
-    """`python -m *arguments`, begun; also a file, NAME.py, or "-c" and a text. As a subprocess.Popen with pipes for text,
-    whose methods have these names.
+    """`python -m *arguments`, begun; also a file, NAME.py, or "-c" and a text. As a subprocess.Popen with pipes for
+    text, whose methods have these names.
 
     environment: changes of this process'; limit: of the size of files, in bytes; together: whether what goes to stderr
     goes to stdout.

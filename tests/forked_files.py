@@ -1,6 +1,7 @@
 """Each file of tests in a process of its own, forked from one that has imported TensorFlow and computed nothing.
 
-What XLA has compiled is given back by the end of a process alone, so one that ran all files would grow to ten gigabytes.
+What XLA has compiled is given back by the end of a process alone, so one that ran all files would grow to ten
+gigabytes.
 """
 
 import multiprocessing

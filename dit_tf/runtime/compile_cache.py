@@ -1,11 +1,11 @@
 """Compiled programs on disk, so that no program is compiled twice: TensorFlow's persistent cache of XLA.
 
-TensorFlow writes a file for each program under a temporary name and renames it, reads the file that fits a program to the
-letter, and ends in an error where it cannot be read. So the files are looked over before TensorFlow begins: each has its
-checksum beside it, `FILE.sum`, written by the first process that finds it whole.
+TensorFlow writes a file for each program under a temporary name and renames it, reads the file that fits a program to
+the letter, and ends in an error where it cannot be read. So the files are looked over before TensorFlow begins: each
+has its checksum beside it, `FILE.sum`, written by the first process that finds it whole.
 
-A folder of the cache belongs to one TensorFlow, one processor and its instruction sets, one number of cores, one kind of
-GPU and one set of compiler flags: whatever else changes the machine code that a program becomes.
+A folder of the cache belongs to one TensorFlow, one processor and its instruction sets, one number of cores, one kind
+of GPU and one set of compiler flags: whatever else changes the machine code that a program becomes.
 """
 
 import atexit

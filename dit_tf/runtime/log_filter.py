@@ -1,9 +1,9 @@
 """Keeps the remarks of TensorFlow's C++ code off stderr, and lets its errors through.
 
-Part of that code logs by a library that TensorFlow never initialises, which then writes everything to file descriptor 2,
-whatever TF_CPP_MIN_LOG_LEVEL says. So descriptor 2 becomes a pipe into a small process, which passes on what is no
-remark; a process, because what C++ writes as it crashes must be read by somebody who is still there. Python's own stderr
-goes where it went before.
+Part of that code logs by a library that TensorFlow never initialises, which then writes everything to file descriptor
+2, whatever TF_CPP_MIN_LOG_LEVEL says. So descriptor 2 becomes a pipe into a small process, which passes on what is no
+remark; a process, because what C++ writes as it crashes must be read by somebody who is still there. Python's own
+stderr goes where it went before.
 """
 
 import atexit
@@ -57,8 +57,8 @@ def hide_remarks():
 
 
 def _pass_on(reader, errors, end):
-    """The small process, from here to its end, which comes when nobody is left who could write. `end` is closed when all
-    that the program wrote has been passed on; what it started may outlive it, and write still."""
+    """The small process, from here to its end, which comes when nobody is left who could write. `end` is closed when
+    all that the program wrote has been passed on; what it started may outlive it, and write still."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
         signal.signal(number, signal.SIG_IGN)  # they are meant for the program, whose last words are still to come
     for stream in {0, 1, 2} - {reader, errors, end}:

@@ -179,7 +179,8 @@ def test_a_cache_that_cannot_be_written_to_ends_a_command_in_one_sentence(traine
     command = run_command("dit_tf.sample", *sampling, f"--compile_cache={cache}", environment=_WITHOUT, limit=9000)
     assert command.returncode == 1
     message = command.stderr.splitlines()[-1]
-    assert message.startswith(f"dit_tf.sample: --compile_cache={cache}/tensorflow-") and "Traceback" not in command.stderr
+    assert "Traceback" not in command.stderr
+    assert message.startswith(f"dit_tf.sample: --compile_cache={cache}/tensorflow-")
     assert message.endswith(" cannot be written: make room, or run with --compile_cache=off.")
 
 

@@ -84,6 +84,6 @@ def test_whoever_asks_for_the_remarks_gets_them():
 
 
 def test_a_closed_stderr_is_no_trouble():
-    program = PROGRAM.format("print(1)")
-    done = subprocess.run(["sh", "-c", 'exec "$0" -c "$1" 2>&-', sys.executable, program], capture_output=True, text=True)
+    command = ["sh", "-c", 'exec "$0" -c "$1" 2>&-', sys.executable, PROGRAM.format("print(1)")]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "1\n")
