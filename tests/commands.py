@@ -105,15 +105,13 @@ def _run(arguments, files, environment, directory, limit):
     code = 0
     try:
         if program == "-c":
-            code = compile(sys.argv.pop(1), "<string>", "exec")
             sys.argv[0] = "-c"
-            exec(code, {"__name__": "__main__"})
+            exec(sys.argv.pop(1), {"__name__": "__main__"})
         elif program.endswith(".py"):
             sys.argv[0] = program
             runpy.run_path(program, run_name="__main__")
         else:
             runpy.run_module(program, run_name="__main__", alter_sys=True)
-        code = 0
     except SystemExit as end:
         code = end.code
         if not isinstance(code, (int, type(None))):

@@ -27,7 +27,7 @@ def name_by_content():
 
     def from_func_graph(name, graph, attrs, *rest, **more):
         if name == graph.name and not attrs:  # control flow, whose caller asks the graph for its name afterwards
-            name = graph.name = _numbered(name, graph, attrs)
+            name = graph.name = _numbered(name, graph, {})
             return original(name, graph, attrs, *rest, **more)
         if "_XlaMustCompile" not in (attrs or ()):
             return original(name, graph, attrs, *rest, **more)

@@ -71,7 +71,7 @@ def _pass_on(reader, errors, end):
         more = os.read(reader, 1 << 16)
         text = held + more
         if _LAST in text:
-            before, text = text.split(_LAST)
+            before, _, text = text.partition(_LAST)
             _write_shown(errors, before)
             os.close(end)
         whole = len(text) if not more else text.rfind(b"\n") + 1

@@ -33,7 +33,7 @@ def test_combinations_that_cannot_be_are_refused(monkeypatch, arguments, message
 
 
 def test_without_hardware_there_is_one_replica_on_the_cpu():
-    if tf.config.list_physical_devices("GPU"):
+    if tf.config.list_physical_devices("GPU"):  # here, because a file of tests must not look for devices at its import
         pytest.skip("what a machine without a GPU gets")
     assert isinstance(make_strategy(), tf.distribute.OneDeviceStrategy)
     assert isinstance(make_strategy("one"), tf.distribute.OneDeviceStrategy)
