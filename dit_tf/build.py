@@ -269,12 +269,14 @@ def load_vae(path, precision="float32", sha256=""):
     """
     if path in PUBLISHED and not os.path.exists(path):
         path = fetch_published(path)
-    vae = AutoencoderKL(POLICIES[precision])
-    if zipfile.is_zipfile(path) and model_file.read_text(path, AUTOENCODER) is not None:
+    facts = model_file.read_text(path, AUTOENCODER) if zipfile.is_zipfile(path) else None
+    if facts is not None:
+        with naming(path):
+            vae = AutoencoderKL(POLICIES[precision], width=json.loads(facts).get("width", vae_map.WIDTH))
         model_file.load_weights(path, vae)
     else:
         with naming(path):
-            vae.assign(vae_map.convert(read_weight_file(path, "vae").state))
+            vae = make_vae(vae_map.convert(read_weight_file(path, "vae").state), precision)
     found = vae.encoder_sha256()
     if sha256 not in ("", found):
         raise ValueError(
@@ -284,8 +286,15 @@ def load_vae(path, precision="float32", sha256=""):
     return vae
 
 
+def make_vae(arrays, precision="float32"):
+    """The autoencoder with these weights, {name: array}, such as `vae_map.convert` gives."""
+    vae = AutoencoderKL(POLICIES[precision], width=vae_map.width_of(arrays))
+    vae.assign(arrays)
+    return vae
+
+
 def save_vae(path, vae, provenance):
     """Write a .keras file of an autoencoder; provenance: a dict that says where it came from."""
-    facts = dict(encoder_sha256=vae.encoder_sha256(), scaling_factor=SCALING_FACTOR)
+    facts = dict(encoder_sha256=vae.encoder_sha256(), scaling_factor=SCALING_FACTOR, width=vae.width)
     texts = {AUTOENCODER: json.dumps(facts, indent=1), PROVENANCE: json.dumps(provenance, indent=1)}
     model_file.save(path, vae, texts)

@@ -20,7 +20,7 @@ import dit_tf
 from dit_tf import build, flags
 from dit_tf.config import OBJECTIVES, RunConfig
 from dit_tf.data.class_names import UNLABELLED, imagenet, numbered
-from dit_tf.models.autoencoder_kl import DOWNSCALING, LATENT_CHANNELS, AutoencoderKL
+from dit_tf.models.autoencoder_kl import DOWNSCALING, LATENT_CHANNELS
 from dit_tf.models.costs import count_parameters
 from dit_tf.models.dit import name_of
 from dit_tf.pretrained import dit_config, dit_map, vae_map
@@ -162,9 +162,8 @@ def classes_of(count):
 
 def convert_autoencoder(options, weights, provenance):
     refuse(options)
-    vae = AutoencoderKL()
     with naming(weights.path):
-        vae.assign(vae_map.convert(weights.state))
+        vae = build.make_vae(vae_map.convert(weights.state))
     build.save_vae(options.output, vae, provenance)
     print(f"{options.output}: autoencoder, encoder {vae.encoder_sha256()[:16]}..., from {origin(weights)}")
     print(f"Next: python -m dit_tf.sample --weights=dit.keras --vae={options.output} --labels=207,daisy --cfg_scale=4")

@@ -243,7 +243,7 @@ def once(tmp_path_factory, worker_id):
 
 @pytest.fixture(scope="session")
 def vae_file(once):
-    """An autoencoder in its full size with random weights, as convert writes it: 335 MB."""
+    """An autoencoder of a quarter of the published width with random weights, as convert writes it: 21 MB."""
 
     def make(directory):
         import keras
@@ -252,7 +252,7 @@ def vae_file(once):
         from dit_tf.models.autoencoder_kl import AutoencoderKL
 
         keras.utils.set_random_seed(0)
-        build.save_vae(str(directory / "vae.keras"), AutoencoderKL(), {"source": "random"})
+        build.save_vae(str(directory / "vae.keras"), AutoencoderKL(width=32), {"source": "random"})
 
     return once("vae", make) / "vae.keras"
 

@@ -6,7 +6,6 @@ import shutil
 import signal
 import time
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -15,7 +14,6 @@ from PIL import Image
 from dit_tf import build, encode, flags
 from dit_tf.data.latent_records import LatentSource, check_shard
 from dit_tf.data.pipeline import examples_in_order, open_dataset
-from dit_tf.models.autoencoder_kl import AutoencoderKL
 from dit_tf.models.codec import VaeCodec
 from tests.commands import Command
 
@@ -23,16 +21,8 @@ _SIDE, _IMAGES, _PER_SHARD = 24, 46, 10
 
 
 @pytest.fixture(scope="session")
-def vae():
-    keras.utils.set_random_seed(0)
-    return AutoencoderKL()
-
-
-@pytest.fixture(scope="session")
-def vae_file(vae, tmp_path_factory):
-    path = tmp_path_factory.mktemp("vae") / "vae.keras"
-    build.save_vae(str(path), vae, {})
-    return path
+def vae(vae_file):
+    return build.load_vae(str(vae_file))
 
 
 @pytest.fixture(scope="session")

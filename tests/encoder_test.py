@@ -20,7 +20,7 @@ _FLOAT32 = dict(rtol=0, atol=4e-5)
 
 @pytest.fixture(scope="module")
 def vae():
-    return AutoencoderKL()
+    return AutoencoderKL(width=32)
 
 
 def specification(**changes):

@@ -23,25 +23,8 @@ _PHOTOGRAPHS = {
     "animal": [_SKIMAGE / "chelsea.png", _SKIMAGE / "horse.png"],
     "sky": [_SKIMAGE / "rocket.jpg", _SKIMAGE / "hubble_deep_field.jpg", _SKIMAGE / "moon.png", _SKLEARN / "china.jpg"],
 }
-_MODEL = ["--model=DiT-Mi/2", "--global_batch_size=4", "--train_steps=20", "--steps_per_execution=10"]
+_MODEL = ["--model=DiT-64x1x2/2", "--global_batch_size=4", "--train_steps=20", "--steps_per_execution=10"]
 _EVENTS = ["--checkpoint_every=10", "--log_every=10", "--sample_every=20"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def each_autoencoder_once():
-    """load_vae, which gives what it has loaded already: eight commands below load one, at five seconds each."""
-    load, loaded = build.load_vae, {}
-
-    def load_once(path, precision="float32", sha256=""):
-        if not os.path.exists(path):
-            return load(path, precision, sha256)
-        key = path, precision, os.stat(path).st_mtime_ns
-        vae = loaded[key] = loaded.get(key) or load(path, precision)
-        return vae if sha256 in ("", vae.encoder_sha256()) else load(path, precision, sha256)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build, "load_vae", load_once)
-        yield
 
 
 @pytest.fixture(scope="module")

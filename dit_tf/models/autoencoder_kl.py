@@ -1,9 +1,7 @@
 """The autoencoder of Stable Diffusion (Rombach et al. 2022), which DiT and SiT work behind: images <-> latents.
 
-Letters: N batch, H x W pixels, h x w = H/8 x W/8 latents. The layers are KerasCV's. There every GroupNormalization has
-epsilon 1e-5, the encoder ends in the scaled mean, and the decoder begins by undoing that scale; the published program
-has 1e-6, mean and log variance, and leaves the scale to its caller. So the layers run here one by one, without these
-ends.
+Letters: N batch, H x W pixels, h x w = H/8 x W/8 latents. The layers are those of `autoencoder_layers`, one after the
+other.
 """
 
 import hashlib
@@ -13,33 +11,15 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
+from dit_tf.models import autoencoder_layers
+from dit_tf.models.autoencoder_layers import parts_of
+
 SCALING_FACTOR = 0.18215  # the published latents times this have a deviation near 1: what a DiT diffuses
 DOWNSCALING = 8  # pixels per latent, along either side
 LATENT_CHANNELS = 4
 
-_EPSILON = 1e-6
 _LOGVAR_RANGE = (-30.0, 20.0)
 
-# Which part of the network each layer is, in KerasCV's order.
-_MIDDLE = ("middle/block0", "middle/attention", "middle/block1")
-_ENCODER = (
-    "conv_in",
-    *("down0/block0", "down0/block1", "down0/downsample"),
-    *("down1/block0", "down1/block1", "down1/downsample"),
-    *("down2/block0", "down2/block1", "down2/downsample"),
-    *("down3/block0", "down3/block1"),
-    *_MIDDLE,
-    *("norm_out", "activation", "conv_out", "quant"),
-)
-_DECODER = (
-    *("post_quant", "conv_in"),
-    *_MIDDLE,
-    *("up0/block0", "up0/block1", "up0/block2", "up0/repeat", "up0/upsample"),
-    *("up1/block0", "up1/block1", "up1/block2", "up1/repeat", "up1/upsample"),
-    *("up2/block0", "up2/block1", "up2/block2", "up2/repeat", "up2/upsample"),
-    *("up3/block0", "up3/block1", "up3/block2"),
-    *("norm_out", "activation", "conv_out"),
-)
 # Attention as a whole, because KerasCV's takes its softmax in the type of its products; and the ends, which would round
 # a result to 8 bits. Together they are a hundredth of the work on 256 x 256 pixels.
 _FLOAT32 = ("middle/attention", "norm_out", "activation", "conv_out", "quant", "post_quant")
@@ -67,8 +47,11 @@ class AutoencoderKL(keras.Model):
     as a model it takes images to their reconstructions, by the mean of the posterior.
     """
 
-    def __init__(self, dtype="float32", *, pixels_at_once=8 * 256 * 256, name="autoencoder_kl", **kwargs):
-        """The weights are random. pixels_at_once: a batch of more goes through in equal slices, to bound memory.
+    def __init__(self, dtype="float32", *, width=128, pixels_at_once=8 * 256 * 256, name="autoencoder_kl", **kwargs):
+        """The weights are random.
+
+        width: the features of a pixel, a multiple of 32 up to 512; the published autoencoders have 128.
+        pixels_at_once: a batch of more goes through in equal slices, to bound memory.
 
         An image of 256 x 256 takes 0.14 GB beside the weights when a TPU decodes it, and the default is eight of them.
         """
@@ -76,18 +59,14 @@ class AutoencoderKL(keras.Model):
             raise ValueError(f"The autoencoder's dtype must be float32 or mixed_bfloat16, got {dtype!r}.")
         super().__init__(name=name, autocast=False, **kwargs)
         self._products = dtype
-        # Here, because nothing else needs KerasCV and the packages that it brings.
-        from keras_cv.models import stable_diffusion
-
-        # The decoder asks for a size, on which none of its layers depends.
-        encoder = stable_diffusion.ImageEncoder(download_weights=False).layers[:-1]
-        decoder = stable_diffusion.Decoder(64, 64, download_weights=False).layers[1:]
-        self.encoder, self.decoder, self.pixels_at_once = encoder, decoder, pixels_at_once
+        self.width, self.pixels_at_once = width, pixels_at_once
+        sides = dict(encoder=autoencoder_layers.encoder(width), decoder=autoencoder_layers.decoder(width))
         by_name = {}  # name: variable; the names are those of `pretrained.vae_map`
-        for side, places in (("encoder", _ENCODER), ("decoder", _DECODER)):
-            for place, layer in zip(places, getattr(self, side), strict=True):
+        for side, layers in sides.items():
+            for place, layer in layers.items():
                 _set_types(layer, dtype if place not in _FLOAT32 else "float32")
                 by_name.update(_weights_of(layer, f"{side}/{place}"))
+        self.encoder, self.decoder = (list(layers.values()) for layers in sides.values())
         self.by_name = types.MappingProxyType(by_name)  # of a dict Keras would save the variables once more
         self.built = True
 
@@ -118,7 +97,7 @@ class AutoencoderKL(keras.Model):
         return self.decode(self.moments(images).mode())
 
     def get_config(self):
-        return {"name": self.name, "dtype": self._products, "pixels_at_once": self.pixels_at_once}
+        return {"name": self.name, "dtype": self._products, "width": self.width, "pixels_at_once": self.pixels_at_once}
 
     def build_from_config(self, config):
         """Nothing to do: the constructor builds every weight."""
@@ -141,25 +120,21 @@ class AutoencoderKL(keras.Model):
 
 
 def _set_types(layer, dtype):
-    """The published epsilon, and the type of the products, in a layer and all that it holds."""
+    """The type of the products, in a layer and all that it holds."""
     if isinstance(layer, keras.layers.GroupNormalization):
-        layer.epsilon, dtype = _EPSILON, "float32"
+        dtype = "float32"
     layer.dtype_policy = keras.DTypePolicy(dtype)
-    for part in _parts_of(layer).values():
+    for part in parts_of(layer).values():
         _set_types(part, dtype)
 
 
 def _weights_of(layer, name):
     """{name of its place: variable}; KerasCV's own names count how many layers were made before."""
     weights = {}
-    for part_name, part in _parts_of(layer).items():
+    for part_name, part in parts_of(layer).items():
         # A padded convolution is its convolution: no name of its own.
         weights.update(_weights_of(part, name if part_name == "conv2d" else f"{name}/{part_name}"))
     return weights or {f"{name}/{v.name}": v for v in layer.weights}
-
-
-def _parts_of(layer):
-    return {name: part for name, part in vars(layer).items() if isinstance(part, keras.Layer)}
 
 
 def _in_slices(layers, x, rows):

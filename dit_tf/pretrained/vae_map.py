@@ -12,8 +12,8 @@ import numpy as np
 
 from dit_tf.pretrained.dit_map import FLOATS, listed
 
-_WIDTHS = (128, 256, 512, 512)  # of the four levels, from the image down; the encoder has two blocks at each
-_DEEP = _WIDTHS[-1]
+WIDTH = 128  # of the published autoencoders
+_MULTIPLES = (1, 2, 4, 4)  # of it, at the four levels from the image down; the encoder has two blocks at each
 _LATENT_CHANNELS = 4
 
 
@@ -76,34 +76,35 @@ LAYOUTS = (
 )
 
 
-def weight_map(layout):
+def weight_map(layout, width=WIDTH):
     """The whole list of 248 rows for one of `LAYOUTS`, in the order of the network."""
-    deepest = len(_WIDTHS) - 1
-    rows = _conv("encoder/conv_in", "encoder.conv_in", 3, _WIDTHS[0])
-    channels = _WIDTHS[0]
-    for i, width in enumerate(_WIDTHS):
+    widths = [multiple * width for multiple in _MULTIPLES]
+    deepest, deep = len(widths) - 1, widths[-1]
+    rows = _conv("encoder/conv_in", "encoder.conv_in", 3, width)
+    channels = width
+    for i, width in enumerate(widths):
         for j in range(2):
             theirs = layout.down_block.format(i=i, j=j)
             rows += _resnet(f"encoder/down{i}/block{j}", theirs, channels, width, layout)
             channels = width
         if i < deepest:
             rows += _conv(f"encoder/down{i}/downsample", layout.downsample.format(i=i), width, width)
-    rows += _middle("encoder", layout)
-    rows += _norm("encoder/norm_out", f"encoder.{layout.norm_out}", _DEEP)
-    rows += _conv("encoder/conv_out", "encoder.conv_out", _DEEP, 2 * _LATENT_CHANNELS)
+    rows += _middle("encoder", deep, layout)
+    rows += _norm("encoder/norm_out", f"encoder.{layout.norm_out}", deep)
+    rows += _conv("encoder/conv_out", "encoder.conv_out", deep, 2 * _LATENT_CHANNELS)
     rows += _conv("encoder/quant", "quant_conv", 2 * _LATENT_CHANNELS, 2 * _LATENT_CHANNELS, size=1)
     rows += _conv("decoder/post_quant", "post_quant_conv", _LATENT_CHANNELS, _LATENT_CHANNELS, size=1)
-    rows += _conv("decoder/conv_in", "decoder.conv_in", _LATENT_CHANNELS, _DEEP)
-    rows += _middle("decoder", layout)
-    for i, width in enumerate(reversed(_WIDTHS)):
+    rows += _conv("decoder/conv_in", "decoder.conv_in", _LATENT_CHANNELS, deep)
+    rows += _middle("decoder", deep, layout)
+    for i, width in enumerate(reversed(widths)):
         for j in range(3):
             theirs = layout.up_block.format(i=i, up=deepest - i, j=j)
             rows += _resnet(f"decoder/up{i}/block{j}", theirs, channels, width, layout)
             channels = width
         if i < deepest:
             rows += _conv(f"decoder/up{i}/upsample", layout.upsample.format(i=i, up=deepest - i), width, width)
-    rows += _norm("decoder/norm_out", f"decoder.{layout.norm_out}", _WIDTHS[0])
-    rows += _conv("decoder/conv_out", "decoder.conv_out", _WIDTHS[0], 3)
+    rows += _norm("decoder/norm_out", f"decoder.{layout.norm_out}", widths[0])
+    rows += _conv("decoder/conv_out", "decoder.conv_out", widths[0], 3)
     return [row._replace(theirs=layout.prefix + row.theirs) for row in rows]
 
 
@@ -128,11 +129,12 @@ def layout_of(names):
 def convert(arrays):
     """{their name: array} in any of the layouts -> {our name: array}, for `AutoencoderKL.assign`.
 
-    ValueError where `layout_of` has one, and lists the arrays whose shapes are not those of the network or that are no
+    The first convolution says how wide the network is (`width_of`). ValueError where `layout_of` has one, and lists the arrays whose shapes are not those of the network or that are no
     floating-point numbers.
     """
     layout = layout_of(arrays)
-    arrays = {row: np.asarray(arrays[row.theirs]) for row in weight_map(layout)}
+    width = max(np.shape(arrays[f"{layout.prefix}encoder.conv_in.bias"]), default=WIDTH)
+    arrays = {row: np.asarray(arrays[row.theirs]) for row in weight_map(layout, width)}
     wrong = [f"{row.theirs} {a.shape} in the place of {row.shape}" for row, a in arrays.items() if a.shape != row.shape]
     if wrong:
         raise ValueError(f"The weights have other shapes ({layout.title}): {', '.join(wrong)}.")
@@ -140,6 +142,11 @@ def convert(arrays):
     if wrong:
         raise ValueError(f"The weights must be floating-point numbers: {', '.join(wrong)}.")
     return {row.ours: row.transform(a) for row, a in arrays.items()}
+
+
+def width_of(arrays):
+    """The width of the `AutoencoderKL` that {our name: array} belong to."""
+    return arrays["encoder/conv_in/bias"].size
 
 
 def _norm(ours, theirs, channels):
@@ -173,19 +180,19 @@ def _resnet(ours, theirs, channels, filters, layout):
     return rows
 
 
-def _middle(side, layout):
+def _middle(side, width, layout):
     first, second = (f"{side}.{block}" for block in layout.middle_blocks)
     return (
-        _resnet(f"{side}/middle/block0", first, _DEEP, _DEEP, layout)
-        + _attention(f"{side}/middle/attention", f"{side}.{layout.attention}", layout)
-        + _resnet(f"{side}/middle/block1", second, _DEEP, _DEEP, layout)
+        _resnet(f"{side}/middle/block0", first, width, width, layout)
+        + _attention(f"{side}/middle/attention", f"{side}.{layout.attention}", width, layout)
+        + _resnet(f"{side}/middle/block1", second, width, width, layout)
     )
 
 
-def _attention(ours, theirs, layout):
+def _attention(ours, theirs, width, layout):
     norm, *projections = layout.attention_parts
-    rows = _norm(f"{ours}/norm", f"{theirs}.{norm}", _DEEP)
+    rows = _norm(f"{ours}/norm", f"{theirs}.{norm}", width)
     for part, name in zip(("q", "k", "v", "proj_out"), projections):
-        arguments = f"{ours}/{part}", f"{theirs}.{name}", _DEEP, _DEEP
+        arguments = f"{ours}/{part}", f"{theirs}.{name}", width, width
         rows += _conv(*arguments, size=1) if layout.attention_is_convolution else _matrix(*arguments)
     return rows

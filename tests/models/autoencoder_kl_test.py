@@ -88,26 +88,32 @@ def test_the_log_variance_is_clipped(vae, arrays):
     assert (logvar[..., 0] == 20).all() and (logvar[..., 1] == -30).all()
 
 
-def test_slices_of_a_compiled_batch_equal_single_images(vae, arrays, monkeypatch):
+@pytest.fixture(scope="module")
+def narrow():
+    """A quarter of the width: where the network's numbers do not matter."""
+    return AutoencoderKL(width=32)
+
+
+def test_slices_of_a_compiled_batch_equal_single_images(narrow, arrays, monkeypatch):
     """Three rows in two slices of two, one of them filled up."""
     latents = arrays["latent"].reshape(-1, 2, 1, 4)[:3]
     images = arrays["image"].reshape(-1, 16, 8, 3)[:3]
-    decoded = tf.concat([vae.decode(row[None]) for row in latents], axis=0)
-    means = tf.concat([vae.moments(row[None]).mean for row in images], axis=0)
-    monkeypatch.setattr(vae, "pixels_at_once", 2 * 16 * 8 + 1)
-    np.testing.assert_allclose(vae.decode(latents), decoded, **_FLOAT32)
-    compiled = tf.function(lambda *x: (vae.decode(x[0]), vae.moments(x[1]).mean), jit_compile=True, autograph=False)
+    decoded = tf.concat([narrow.decode(row[None]) for row in latents], axis=0)
+    means = tf.concat([narrow.moments(row[None]).mean for row in images], axis=0)
+    monkeypatch.setattr(narrow, "pixels_at_once", 2 * 16 * 8 + 1)
+    np.testing.assert_allclose(narrow.decode(latents), decoded, **_FLOAT32)
+    compiled = tf.function(lambda *x: (narrow.decode(x[0]), narrow.moments(x[1]).mean), jit_compile=True, autograph=False)
     for actual, expected in zip(compiled(latents, images), (decoded, means)):
         assert actual.shape == expected.shape
         np.testing.assert_allclose(actual, expected, **_FLOAT32)
 
 
-def test_the_number_of_rows_may_be_unknown(vae, arrays, monkeypatch):
-    monkeypatch.setattr(vae, "pixels_at_once", 2 * 16 * 32)
+def test_the_number_of_rows_may_be_unknown(narrow, arrays, monkeypatch):
+    monkeypatch.setattr(narrow, "pixels_at_once", 2 * 16 * 32)
     latents = arrays["latent"].reshape(-1, 2, 4, 4)[:3]
-    decode = tf.function(vae.decode, input_signature=[tf.TensorSpec((None, 2, 4, 4))], autograph=False)
+    decode = tf.function(narrow.decode, input_signature=[tf.TensorSpec((None, 2, 4, 4))], autograph=False)
     for rows in (1, 2, 3):
-        np.testing.assert_allclose(decode(latents[:rows]), vae.decode(latents[:rows]), **_FLOAT32)
+        np.testing.assert_allclose(decode(latents[:rows]), narrow.decode(latents[:rows]), **_FLOAT32)
 
 
 def test_bfloat16_products_stay_close_to_float32(vae, half, arrays):
@@ -138,9 +144,12 @@ def test_sizes_must_be_divisible_by_8(vae, size, said):
         vae.moments(np.zeros((1, *size, 3), np.float32))
 
 
-def test_another_dtype_is_refused():
+def test_another_dtype_and_another_width_are_refused():
     with pytest.raises(ValueError, match="float32 or mixed_bfloat16, got 'float16'"):
         AutoencoderKL("float16")
+    for width in (0, 100, 544, "wide"):
+        with pytest.raises(ValueError, match=f"width must be a multiple of 32 up to 512, got {width!r}"):
+            AutoencoderKL(width=width)
 
 
 def test_weights_that_do_not_fit_are_refused(vae, weights):

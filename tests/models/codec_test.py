@@ -77,7 +77,7 @@ def test_the_codec_says_what_the_model_works_on():
 
 @pytest.fixture(scope="module")
 def codec():
-    return VaeCodec(16, AutoencoderKL())
+    return VaeCodec(16, AutoencoderKL(width=32))
 
 
 @pytest.fixture(scope="module")
