@@ -10,18 +10,15 @@ import zipfile
 import keras
 import tensorflow as tf
 
-from dit_tf.config import RunConfig
+from dit_tf import autoencoder_file
+from dit_tf.config import POLICIES, RunConfig
 from dit_tf.data.class_names import ClassTable, numbered
 from dit_tf.diffusion import likelihood as variational
 from dit_tf.diffusion.gaussian_diffusion import GaussianDiffusion
 from dit_tf.diffusion.schedules import linear_betas
-from dit_tf.models.autoencoder_kl import SCALING_FACTOR, AutoencoderKL
 from dit_tf.models.codec import HaarCodec, PixelCodec, VaeCodec, tensors
 from dit_tf.models.costs import call_with
 from dit_tf.models.dit import DiT, size_of
-from dit_tf.pretrained import vae_map
-from dit_tf.pretrained.published import PUBLISHED, fetch_published
-from dit_tf.pretrained.weight_files import naming, read_weight_file
 from dit_tf.runtime import model_file
 from dit_tf.runtime.checkpoint import Checkpoints
 from dit_tf.runtime.distribution import compiled_on
@@ -34,6 +31,7 @@ from dit_tf.serving.signatures import ServedModel
 from dit_tf.serving.stored_weights import StoredWeights
 from dit_tf.training.ema import Exponential, PowerFunction
 from dit_tf.training.optimizer import AdamW
+from dit_tf.training.schedule import Schedule
 from dit_tf.training.train_step import TrainStep
 from dit_tf.training.trainer import DiTTrainer
 from dit_tf.transport.paths import PATHS
@@ -41,10 +39,8 @@ from dit_tf.transport.transport import Transport
 
 # The texts that lie beside every checkpoint and inside every .keras file.
 RUN, CLASSES, PROVENANCE = "run.json", "classes.json", "provenance.json"
-AUTOENCODER = "autoencoder.json"
 
 _ANY_SCALE = 1.5  # of guidance, where it comes with each request: of a guided program it is an argument
-POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}  # --precision -> Keras' name for it
 
 
 def make_codec(config, vae=None):
@@ -94,6 +90,10 @@ def make_process(config):
     )
 
 
+def make_schedule(config):
+    return Schedule(config.learning_rate, config.warmup_steps, config.schedule, config.schedule_steps)
+
+
 def make_train_step(config, model, vae=None, *, remat=False, scan_blocks=False, accumulation_steps=1):
     """What saves memory or compilation and leaves the gradients what they are: remat (a third more FLOPs,
     `dit_tf.models.remat`), the blocks as one loop, which is remat too (`dit_tf.models.scan`), and the number of parts
@@ -103,7 +103,7 @@ def make_train_step(config, model, vae=None, *, remat=False, scan_blocks=False, 
         functools.partial(call_with, remat=remat, scan=scan_blocks),
         make_process(config),
         make_codec(config, vae),
-        AdamW(learning_rate=config.learning_rate, weight_decay=config.weight_decay),
+        AdamW(make_schedule(config), weight_decay=config.weight_decay),
         config.ema_decay,
         averages=[*map(Exponential, config.ema_decays), *map(PowerFunction, config.ema_stds)],
         clip_norm=config.clip_norm,
@@ -207,7 +207,7 @@ def load_config(path):
             return RunConfig.from_json(text)
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{path} has no configuration that can be read: {error}") from error
-    if read_text(path, AUTOENCODER) is not None:
+    if read_text(path, autoencoder_file.FACTS) is not None:
         raise ValueError(f"{path} is an autoencoder, which goes to --vae: a model is needed here.")
     if zipfile.is_zipfile(path):
         raise ValueError(f"{path} is not a model that dit_tf wrote: it holds no {RUN}.")
@@ -260,41 +260,3 @@ def model_texts(config, classes, provenance=None):
     """{file name: text} of what lies with a model. provenance: a dict, where the weights came from elsewhere."""
     texts = {RUN: config.to_json(), CLASSES: classes.to_json()}
     return texts if provenance is None else texts | {PROVENANCE: json.dumps(provenance, indent=1)}
-
-
-def load_vae(path, precision="float32", sha256=""):
-    """The autoencoder, from what convert wrote, from a published file, or by a published name, which is downloaded.
-
-    ValueError where its encoder is not the one that `sha256` names, the digest that a model carries; empty: any.
-    """
-    if path in PUBLISHED and not os.path.exists(path):
-        path = fetch_published(path)
-    facts = model_file.read_text(path, AUTOENCODER) if zipfile.is_zipfile(path) else None
-    if facts is not None:
-        with naming(path):
-            vae = AutoencoderKL(POLICIES[precision], width=json.loads(facts).get("width", vae_map.WIDTH))
-        model_file.load_weights(path, vae)
-    else:
-        with naming(path):
-            vae = make_vae(vae_map.convert(read_weight_file(path, "vae").state), precision)
-    found = vae.encoder_sha256()
-    if sha256 not in ("", found):
-        raise ValueError(
-            f"--vae={path} has another encoder than the one that these latents come from (SHA-256 {found[:16]}..., "
-            f"needed is {sha256[:16]}...): give that one, or another decoder of it."
-        )
-    return vae
-
-
-def make_vae(arrays, precision="float32"):
-    """The autoencoder with these weights, {name: array}, such as `vae_map.convert` gives."""
-    vae = AutoencoderKL(POLICIES[precision], width=vae_map.width_of(arrays))
-    vae.assign(arrays)
-    return vae
-
-
-def save_vae(path, vae, provenance):
-    """Write a .keras file of an autoencoder; provenance: a dict that says where it came from."""
-    facts = dict(encoder_sha256=vae.encoder_sha256(), scaling_factor=SCALING_FACTOR, width=vae.width)
-    texts = {AUTOENCODER: json.dumps(facts, indent=1), PROVENANCE: json.dumps(provenance, indent=1)}
-    model_file.save(path, vae, texts)

@@ -2,11 +2,21 @@
 
 import dataclasses
 import json
+import math
+import re
 
 OBJECTIVES = ("ddpm", "flow")
-PRECISIONS = ("float32", "bfloat16")
+POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}  # --precision -> Keras' name for it
+PRECISIONS = tuple(POLICIES)
 CODECS = ("pixels", "haar", "vae")
 CROPS = ("fast", "pil")
+FOLDER_READINGS = (1, 2)
+SCHEDULES = ("constant", "linear", "cosine")
+RESUMABLE = (  # what --resume_with may name
+    "learning_rate", "weight_decay", "clip_norm", "ema_decay", "ema_decays", "ema_stds", "global_batch_size",
+)  # fmt: skip
+FORMAT = 2  # of run.json; 1 is that of version 0.1.0, which has no number
+MOST_SEED = 2**63 - 1
 _LISTS = ("ema_decays", "ema_stds")
 _LARGEST_STD = 12**-0.5  # of the mean of all steps, each with the same share
 _FLOW_FIELDS = ("path", "prediction", "loss_weight", "time_distribution")
@@ -16,6 +26,8 @@ _FLOW_FIELDS = ("path", "prediction", "loss_weight", "time_distribution")
 class RunConfig:
     dataset: str = "digits"
     split: str = "train"
+    data_digest: str = ""  # SHA-256 of what the split holds (`Source.digest`); empty: not recorded, as in format 1
+    folder_reading: int = 1  # of folder:DIR, how its images are found and decoded: 1 as in version 0.1.0, see `folder`
     image_size: int = 8  # pixels; images are square
     channels: int = 1
     num_classes: int = 10
@@ -40,7 +52,10 @@ class RunConfig:
     time_distribution: str = "uniform"
 
     global_batch_size: int = 256
-    learning_rate: float = 1e-4
+    learning_rate: float = 1e-4  # the highest, where there is a schedule
+    warmup_steps: int = 0
+    schedule: str = "constant"
+    schedule_steps: int = 0  # the step at which linear and cosine have come down to 0; of constant 0
     weight_decay: float = 0.0
     clip_norm: float = 0.0  # of the gradients of all weights together; 0: not clipped
     ema_decay: float = 0.9999  # of the average that samples are drawn from
@@ -53,6 +68,10 @@ class RunConfig:
         _one_of("precision", self.precision, PRECISIONS)
         _one_of("codec", self.codec, CODECS)
         _one_of("crop", self.crop, CROPS)
+        _one_of("schedule", self.schedule, SCHEDULES)
+        for name, value in dataclasses.asdict(self).items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"--{name} must be a finite number, got {value}.")
         _inside("class_dropout_prob", self.class_dropout_prob, 0.0, 1.0)
         _inside("ema_decay", self.ema_decay, 0.0, 1.0)
         for name in _LISTS:
@@ -73,19 +92,36 @@ class RunConfig:
                     )
         if self.learning_rate <= 0:
             raise ValueError(f"--learning_rate must be positive, got {self.learning_rate}.")
+        if self.warmup_steps < 0:
+            raise ValueError(f"--warmup_steps must be at least 0, got {self.warmup_steps}.")
+        if self.schedule == "constant" and self.schedule_steps:
+            raise ValueError(f"--schedule_steps goes with --schedule=linear or cosine, got {self.schedule_steps}.")
+        if self.schedule != "constant" and self.schedule_steps <= self.warmup_steps:
+            raise ValueError(
+                f"--schedule_steps must be more than --warmup_steps ({self.warmup_steps}), got {self.schedule_steps}."
+            )
+        if not 0 <= self.seed <= MOST_SEED:
+            raise ValueError(f"--seed must be from 0 to {MOST_SEED}, got {self.seed}.")
+        if self.data_digest and not re.fullmatch("[0-9a-f]{64}", self.data_digest):
+            raise ValueError(f"data_digest must be 64 hexadecimal digits, got {self.data_digest[:80]!r}.")
+        if self.folder_reading not in FOLDER_READINGS:
+            raise ValueError(f"folder_reading must be one of {FOLDER_READINGS}, got {self.folder_reading}.")
         if self.clip_norm < 0:
             raise ValueError(f"--clip_norm must be positive, or 0 for none, got {self.clip_norm}.")
         if self.image_size < 1:
             raise ValueError(f"--image_size must be at least 1, got {self.image_size}.")
 
     def to_json(self):
-        return json.dumps(dataclasses.asdict(self), indent=1)
+        return json.dumps({"format": FORMAT} | dataclasses.asdict(self), indent=1)
 
     @classmethod
     def from_json(cls, text):
         fields = json.loads(text)
         if not isinstance(fields, dict):
             raise ValueError(f"A configuration must be a JSON object, got a {type(fields).__name__}.")
+        version = fields.pop("format", 1)
+        if type(version) is not int or not 1 <= version <= FORMAT:
+            raise ValueError(f"The configuration has format {version!r}; this version reads 1 to {FORMAT}.")
         unknown = sorted(set(fields) - {field.name for field in dataclasses.fields(cls)})
         if unknown:
             raise ValueError(f"The configuration has fields that this version does not know: {', '.join(unknown)}.")
@@ -98,7 +134,18 @@ class RunConfig:
     def differences(self, other):
         """["--name is a here and b there", ...] over the fields in which two configurations differ."""
         mine, theirs = ({n: _as_flag(v) for n, v in dataclasses.asdict(c).items()} for c in (self, other))
-        return [f"--{name}={mine[name]} here, {theirs[name]} there" for name in mine if mine[name] != theirs[name]]
+        return [f"--{name}={mine[name]} here, {theirs[name]} there" for name in self.changed(other)]
+
+    def changed(self, other):
+        """The names of the fields in which two configurations differ."""
+        mine, theirs = dataclasses.asdict(self), dataclasses.asdict(other)
+        return [name for name in mine if mine[name] != theirs[name]]
+
+
+def kind_of(dataset):
+    """What follows --dataset= without the path: where data lies is not what they are."""
+    prefix, colon, _ = dataset.partition(":")
+    return f"{prefix}:" if colon and prefix in ("folder", "latents") else dataset
 
 
 def _numbers(name, values):

@@ -17,7 +17,7 @@ import os
 import tqdm
 
 import dit_tf
-from dit_tf import build, flags
+from dit_tf import autoencoder_file, build, flags
 from dit_tf.config import OBJECTIVES, RunConfig
 from dit_tf.data.class_names import UNLABELLED, imagenet, numbered
 from dit_tf.models.autoencoder_kl import DOWNSCALING, LATENT_CHANNELS
@@ -130,9 +130,7 @@ def given(options, names):
 def run_config(options, arguments):
     """What train would have written for a model of these arguments. ValueError for what RunConfig has no field for."""
     side, channels = arguments["input_size"], arguments["in_channels"]
-    latents = channels == LATENT_CHANNELS
-    if channels not in (1, 3, LATENT_CHANNELS):
-        raise ValueError(f"a model of {channels} channels works on neither pixels (1 or 3) nor latents (4)")
+    latents = works_on_latents(options, channels)
     if arguments["mlp_ratio"] != MLP_RATIO:
         raise ValueError(f"the ratio of its MLPs must be {MLP_RATIO}, got {arguments['mlp_ratio']}")
     published = published_as(options.source)
@@ -154,6 +152,20 @@ def run_config(options, arguments):
     )
 
 
+def works_on_latents(options, channels):
+    """Whether the network diffuses latents. ValueError where it has 4 channels and nobody says what they are."""
+    if options.codec not in (None, "pixels", "vae"):
+        raise ValueError(f"--codec must be pixels or vae, got {options.codec!r}")
+    if options.codec == "vae" and channels != LATENT_CHANNELS:
+        raise ValueError(f"--codec=vae goes with networks of {LATENT_CHANNELS} channels, this one has {channels}")
+    if channels == LATENT_CHANNELS and options.codec is None and published_as(options.source) is None:
+        raise ValueError(
+            "a network of 4 channels may work on latents of the autoencoder, as the published ones do, or on pixels of "
+            "4 channels: add --codec=vae or --codec=pixels"
+        )
+    return channels == LATENT_CHANNELS and options.codec != "pixels"
+
+
 def classes_of(count):
     if count == 1:
         return UNLABELLED
@@ -163,8 +175,8 @@ def classes_of(count):
 def convert_autoencoder(options, weights, provenance):
     refuse(options)
     with naming(weights.path):
-        vae = build.make_vae(vae_map.convert(weights.state))
-    build.save_vae(options.output, vae, provenance)
+        vae = autoencoder_file.make(vae_map.convert(weights.state))
+    autoencoder_file.save(options.output, vae, provenance)
     print(f"{options.output}: autoencoder, encoder {vae.encoder_sha256()[:16]}..., from {origin(weights)}")
     print(f"Next: python -m dit_tf.sample --weights=dit.keras --vae={options.output} --labels=207,daisy --cfg_scale=4")
 

@@ -20,10 +20,15 @@ import tqdm
 
 import dit_tf
 from dit_tf import build, flags
+from dit_tf.config import RunConfig
 from dit_tf.runtime import model_file
 from dit_tf.runtime.checkpoint import Checkpoints, ema_snapshots
+from dit_tf.train_history import FILE, History
 from dit_tf.training.ema import LARGEST_STD, Exponential, PowerFunction
 from dit_tf.training.post_hoc import MOST_ERROR, MOST_NOISE, matches, widths
+
+
+MOST_BEFORE = 0.01  # of an average, that may lie before the step at which it began to be tracked
 
 
 def main(options):
@@ -34,15 +39,18 @@ def main(options):
         model, provenance = build.make_model(config), dict(decay=options.decay, std=options.std)
         weights = {f"{name}/{v.path}": v.value for v in model.trainable_variables}
         provenance["step"] = Checkpoints(options.workdir).restore(weights, partial=True)
+        check_reach(options, name, provenance["step"])
         summary = f"as the checkpoint of step {provenance['step']} has it"
     else:
-        step, steps = snapshots_of(options, config)
-        found = match(options, config, step, steps)
-        model = combine(options.workdir, config, steps, found.coefficients)
-        provenance = dict(std=options.std, step=step, tracked=config.ema_stds, snapshots=steps)
+        step, steps = snapshots_of(options)
+        saved = saved_averages(options, steps)
+        found, steps = match(options, saved, step, steps), sorted({other for other, _ in saved})
+        model = combine(options.workdir, config, saved, found.coefficients)
+        stds = tuple(sorted({std for _, std in saved}))
+        provenance = dict(std=options.std, step=step, tracked=stds, snapshots=steps)
         provenance |= dict(profile_error=found.error, float16_noise=found.noise)
         summary = (
-            f"at step {step}, of {len(steps)} snapshot(s) of {shown(config.ema_stds)}: its profile is met to "
+            f"at step {step}, of {len(steps)} snapshot(s) of {shown(stds)}: its profile is met to "
             f"{found.error:.2%}, float16 adds {found.noise:.2%} to the weights"
         )
     provenance = dict(dit_tf=dit_tf.__version__, workdir=options.workdir) | provenance
@@ -77,17 +85,27 @@ def tracked(options, config):
     return names[options.decay]
 
 
-def snapshots_of(options, config):
-    """(the step that the average ends at, those of all snapshots up to it)."""
-    if not config.ema_stds:
+def check_reach(options, name, step):
+    """ValueError where an average that is as the checkpoint of `step` has it began so late that it would be another."""
+    history = History.read(build.read_text(options.workdir, FILE), step, batch_size=0)
+    began = history.averages.get(name, 0)
+    average = Exponential(options.decay) if options.std is None else PowerFunction(options.std)
+    if average.share_before(began, step) > MOST_BEFORE:
+        width = f"--decay={options.decay}" if options.std is None else f"--std={options.std}"
         raise ValueError(
-            f"--std needs what a training with --ema_stds=0.05,0.1 leaves; the one in {options.workdir} had none."
+            f"{width} reaches before step {began}, at which the training in {options.workdir} began to track it: "
+            f"{average.share_before(began, step):.0%} of the average at step {step} would lie there, "
+            f"{MOST_BEFORE:.0%} is allowed. Train on, or take a shorter one."
         )
+
+
+def snapshots_of(options):
+    """(the step that the average ends at, those of all snapshots up to it)."""
     steps = ema_snapshots(options.workdir).steps()
     if not steps:
         raise ValueError(
-            f"--std={options.std} needs snapshots, of which {options.workdir} has none: train with "
-            f"--ema_snapshot_every, or take a width that was tracked ({shown(config.ema_stds)}) at its newest step."
+            f"--std={options.std} needs snapshots, of which {options.workdir} has none: train with --ema_stds=0.05,0.1 "
+            "and --ema_snapshot_every, or take a width that was tracked at its newest step."
         )
     step = steps[-1] if options.step is None else options.step
     if step not in steps:
@@ -96,12 +114,32 @@ def snapshots_of(options, config):
     return step, [other for other in steps if other <= step]
 
 
-def match(options, config, step, steps):
-    saved = [(other, std) for other in steps for std in config.ema_stds]
+def saved_averages(options, steps):
+    """[(step, std), ...] of what the snapshots hold, less what began too late to be an average of all steps."""
+    snapshots, saved, began = ema_snapshots(options.workdir), [], 0
+    for step in steps:
+        config = RunConfig.from_json(snapshots.text_of(step, build.RUN))
+        history = History.read(snapshots.text_of(step, FILE), step, config.global_batch_size)
+        for std in config.ema_stds:
+            average = PowerFunction(std)
+            start = history.averages.get(average.name, 0)
+            began = max(began, start)
+            if average.share_before(start, step) <= MOST_BEFORE:
+                saved.append((step, std))
+    if not saved:
+        raise ValueError(
+            f"--std={options.std} reaches before step {began}, at which the training in {options.workdir} began to "
+            "track averages: no snapshot so far holds one of all steps. Train on, or take a later --step."
+        )
+    return saved
+
+
+def match(options, saved, step, steps):
     (found,) = matches(saved, step, [options.std])
     if not found.good:
         possible = widths(saved, step)
-        what = f"from {possible[0]} to {possible[-1]}" if possible else f"of {shown(config.ema_stds)} alone"
+        stds = sorted({std for _, std in saved})
+        what = f"from {possible[0]} to {possible[-1]}" if possible else f"of {shown(stds)} alone"
         why = f"its profile would be met to {found.error:.0%} only, {MOST_ERROR:.0%} is asked for"
         if found.error <= MOST_ERROR:
             why = f"rounding would add {found.noise:.1%} to the weights, {MOST_NOISE:.1%} is allowed"
@@ -112,18 +150,20 @@ def match(options, config, step, steps):
     return found
 
 
-def combine(workdir, config, steps, coefficients):
-    """A model whose weights are the linear combination of all snapshots: coefficients by step, and by width in each.
+def combine(workdir, config, saved, coefficients):
+    """A model whose weights are the linear combination of what is saved, [(step, std), ...].
 
     Snapshots are read one after the other; the sums are float64, two more copies of the model."""
     model, snapshots = build.make_model(config), ema_snapshots(workdir)
     sums = {v.path: np.zeros(v.shape) for v in model.trainable_variables}
-    names = [PowerFunction(std).name for std in config.ema_stds]
-    specs = {f"{name}/{path}": tf.TensorSpec(total.shape, tf.float16) for name in names for path, total in sums.items()}
-    length = 2 * sum(spec.shape.num_elements() for spec in specs.values())
-    with tqdm.tqdm(total=length * len(steps), unit="B", unit_scale=True, desc="snapshots", dynamic_ncols=True) as bar:
-        for step, row in zip(steps, coefficients.reshape(len(steps), len(names)), strict=True):
-            share = dict(zip(names, row))
+    shares = {}  # {step: {name of an average: coefficient}}
+    for (step, std), coefficient in zip(saved, coefficients, strict=True):
+        shares.setdefault(step, {})[PowerFunction(std).name] = coefficient
+    length = 2 * len(saved) * sum(total.size for total in sums.values())
+    with tqdm.tqdm(total=length, unit="B", unit_scale=True, desc="snapshots", dynamic_ncols=True) as bar:
+        for step, share in shares.items():
+            parts = ((f"{name}/{path}", total.shape) for name in share for path, total in sums.items())
+            specs = {name: tf.TensorSpec(shape, tf.float16) for name, shape in parts}
             try:
                 for key, array in snapshots.read(step, specs):
                     name, path = key.split("/", 1)

@@ -11,6 +11,7 @@ if __name__ == "__main__":  # before TensorFlow is imported
 
     log_filter.hide_remarks()
 
+import dataclasses
 import itertools
 import os
 
@@ -19,10 +20,17 @@ import tensorflow as tf
 import tqdm
 
 from dit_tf import flags
-from dit_tf.build import encoder_of, load_vae
-from dit_tf.config import CROPS, PRECISIONS
+from dit_tf.autoencoder_file import load as load_vae
+from dit_tf.build import encoder_of
+from dit_tf.config import CROPS, FOLDER_READINGS, PRECISIONS, kind_of
 from dit_tf.data import latent_spec
-from dit_tf.data.latent_records import ShardWriter, finished_shards, remove_leftovers, shards_of_host
+from dit_tf.data.description import opened
+from dit_tf.data.latent_records import (
+    ShardWriter,
+    finished_shards,
+    remove_leftovers,
+    shards_of_host,
+)
 from dit_tf.data.latent_spec import MOMENTS_DTYPES, LatentSpec
 from dit_tf.data.pipeline import examples_in_order, open_dataset
 from dit_tf.models.autoencoder_kl import DOWNSCALING, SCALING_FACTOR
@@ -35,13 +43,18 @@ def main(options):
     directory = os.path.expanduser(options.output)
     strategy = flags.strategy_of(options)
     check_batch("--batch_size", options.batch_size, strategy)
-    source = open_dataset(options.dataset, options.data_dir)
-    images = source.spec(options.split)
+    there = latent_spec.read(directory)
+    reading = there.folder_reading if there else FOLDER_READINGS[-1]
+    source = open_dataset(options.dataset, options.data_dir, folder_reading=reading)
+    images = opened(source, options.split)
     image_size = image_size_of(options, images)
     vae = load_vae(options.vae, options.precision)
     codec = VaeCodec(image_size, vae)
     spec = latent_spec_of(options, images, codec)
-    prepare(directory, spec)
+    spec = dataclasses.replace(spec, data_digest=source.digest(options.split), folder_reading=reading)
+    prepare(directory, there, spec)
+    if there:
+        spec = there  # of version 0.1.0 it has no digest
 
     shards = shards_of_host(0, 1, spec.num_shards)
     finished = finished_shards(directory, spec)
@@ -112,17 +125,21 @@ def latent_spec_of(options, images, codec):
     )
 
 
-def prepare(directory, spec):
-    """Write spec.json, or make sure that the one that is there is the same."""
-    there = latent_spec.read(directory)
+def prepare(directory, there, spec):
+    """Write spec.json, or make sure that the one that is `there` is the same, but for where the images lie."""
     if there is None:
         if tf.io.gfile.glob(os.path.join(directory, "latents-*.tfrecord")):
             raise ValueError(f"--output={directory} holds latents but no {latent_spec.NAME}; give another directory.")
         latent_spec.write(directory, spec)
-    elif there != spec:
+        return
+    moved = there.data_digest and kind_of(there.dataset) == kind_of(spec.dataset)
+    found = dataclasses.replace(
+        spec, dataset=there.dataset if moved else spec.dataset, data_digest=there.data_digest and spec.data_digest
+    )
+    if found != there:
         raise ValueError(
-            f"--output={directory} holds other latents ({'; '.join(spec.differences(there))}): repeat the command that "
-            "wrote them, or give another directory."
+            f"--output={directory} holds other latents ({'; '.join(found.differences(there))}): repeat the command "
+            "that wrote them, or give another directory."
         )
 
 

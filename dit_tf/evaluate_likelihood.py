@@ -7,8 +7,9 @@ import tensorflow as tf
 import tqdm
 
 import dit_tf
-from dit_tf import build, flags
+from dit_tf import autoencoder_file, build, flags
 from dit_tf.data.class_names import UNLABELLED
+from dit_tf.data.description import opened
 from dit_tf.data.pipeline import examples_in_order, open_dataset
 from dit_tf.runtime.distribution import check_batch
 from dit_tf.runtime.output_files import write_json, writing
@@ -27,10 +28,10 @@ def evaluate_likelihood(options):
     method = likelihood_method(options, config)
     strategy = flags.strategy_of(options)
     check_batch("--batch_size", options.batch_size, strategy)
-    dataset, split = options.dataset or config.dataset, options.split or "test"
-    source = open_dataset(dataset, options.data_dir, unlabelled=build.load_classes(path) == UNLABELLED)
-    spec = source.spec(split)
-    check_classes(dataset, spec, config)
+    dataset, split, classes = options.dataset or config.dataset, options.split or "test", build.load_classes(path)
+    source = open_dataset(dataset, options.data_dir, classes == UNLABELLED, config.folder_reading)
+    spec = opened(source, split)
+    label_of = matched(f"--dataset={dataset}", spec.classes, classes)
     count = num_examples(options, spec.num_examples)
     vae = load_vae(options, config, spec)
     model = build.load_model(path)
@@ -38,7 +39,7 @@ def evaluate_likelihood(options):
 
     provenance = dict(
         dit_tf=dit_tf.__version__, tensorflow=tf.__version__, model=path, objective=config.objective, **method,
-        dataset=dataset, split=split, num_examples=count, seed=options.seed,
+        dataset=dataset, split=split, data_digest=source.digest(split), num_examples=count, seed=options.seed,
     )  # fmt: skip
     params = build.weights_of(model)
     digest = build.weights_digest(params)
@@ -52,7 +53,7 @@ def evaluate_likelihood(options):
     with tqdm.tqdm(total=count, initial=min(done, count), unit="image", desc="likelihood", dynamic_ncols=True) as bar:
         for first, (batch, labels, _) in zip(range(done, count, options.batch_size), batches):
             wanted = min(len(batch), count - first)
-            result = evaluated(likelihood, shared, batch, labels, options, first, wanted)
+            result = evaluated(likelihood, shared, batch, label_of[labels], options, first, wanted)
             with writing(options.output, "--output"):
                 partial.append(result)
             bar.update(wanted)
@@ -85,11 +86,12 @@ def likelihood_method(options, config):
     return dict(solver=solver, atol=atol, rtol=rtol)
 
 
-def check_classes(dataset, spec, config):
-    if spec.num_classes != config.num_classes:
-        raise ValueError(
-            f"--dataset={dataset} has {spec.num_classes} classes, the model has {config.num_classes}."
-        )
+def matched(title, classes, model_classes):
+    """int64 (K,): the label that each class of a data set has in a model, see `ClassTable.labels_in`."""
+    labels = classes.labels_in(model_classes, title)
+    if model_classes.by_number and classes != model_classes:
+        print(f"The model knows its classes by number alone: class i of {title} is taken for label i.")
+    return labels
 
 
 def load_vae(options, config, spec):
@@ -102,7 +104,7 @@ def load_vae(options, config, spec):
         return None
     if not options.vae:
         raise ValueError("--vae must be given: the model works on latents, and the data set has images.")
-    return build.load_vae(options.vae, config.precision, config.vae_sha256)
+    return autoencoder_file.load(options.vae, config.precision, config.vae_sha256)
 
 
 def num_examples(options, available):

@@ -21,6 +21,7 @@ import tqdm
 
 import dit_tf
 from dit_tf import flags
+from dit_tf.config import MOST_SEED
 from dit_tf.data.class_names import ClassTable
 from dit_tf.runtime.image_files import write_grid
 from dit_tf.runtime.npz_writer import PartialArray
@@ -28,8 +29,6 @@ from dit_tf.runtime.output_files import writing
 from dit_tf.sample import requested_labels
 from dit_tf.serving.client import connect
 from dit_tf.serving.rules import LARGEST_SCALE
-
-_LARGEST_SEED = 2**63 - 1
 
 
 def main(options):
@@ -39,7 +38,7 @@ def main(options):
     served = connect(options.server, options.model, version, options.deadline)
     classes = ClassTable(*served.classes())
     labels, policy = requested_labels(options, options.labels, classes)
-    if options.seed + len(labels) - 1 > _LARGEST_SEED:
+    if options.seed + len(labels) - 1 > MOST_SEED:
         raise ValueError(f"--seed must leave room for {len(labels)} seeds below 2**63, got {options.seed}.")
     facts = provenance(options, version, shape, labels, policy)
     with writing(options.output, "--output"):
@@ -59,7 +58,8 @@ def main(options):
     with writing(options.output, "--output"):
         if options.output.endswith(".png"):
             captions = [classes.caption(label) for label in labels]
-            write_grid(options.output, rows.finished(), captions, len(options.labels) if options.labels else None)
+            columns = len(options.labels) if options.labels else None
+            write_grid(options.output, rows.finished(), captions, columns, labels)
             rows.remove()
         else:
             rows.finish(labels, provenance=np.frombuffer(json.dumps(facts).encode(), np.uint8))
@@ -73,7 +73,7 @@ def check_flags(options):
         raise ValueError("--server must be given: the address of the server, such as grpc://localhost:8500.")
     if not options.model:
         raise ValueError("--model must be the name that the server has for the model, got ''.")
-    for name, least in dict(model_version=1, batch_size=1, seed=0).items():
+    for name, least in dict(model_version=1, batch_size=1).items():
         if options[name].value is not None and options[name].value < least:
             raise ValueError(f"--{name} must be at least {least}, got {options[name].value}.")
     if not 0.0 <= options.cfg_scale <= LARGEST_SCALE:

@@ -20,7 +20,7 @@ import numpy as np
 import tqdm
 
 import dit_tf
-from dit_tf import build, flags
+from dit_tf import autoencoder_file, build, flags
 from dit_tf.runtime.distribution import check_batch
 from dit_tf.runtime.image_files import write_grid
 from dit_tf.runtime.npz_writer import PartialArray
@@ -66,7 +66,8 @@ def drawn_images(options, strategy, labels):
     the flags do not go together or do not fit the model."""
     path = model_path(options)
     config, asked = build.load_config(path), sampler_options(options)
-    labels, policy = requested_labels(options, labels, build.load_classes(path))
+    null_label = config.num_classes if config.class_dropout_prob else None
+    labels, policy = requested_labels(options, labels, build.load_classes(path), null_label)
     vae = load_vae(options, config)
     model = build.load_model(path)
     sampler, params = build.make_sampler(config, model, asked, strategy, vae), build.weights_of(model)
@@ -99,8 +100,11 @@ def sampler_options(options):
     return SamplerOptions(**given | dict(guidance_interval=(low, high)))
 
 
-def requested_labels(options, texts, classes):
-    """(N,) int64: the labels of `texts`, repeated up to --num_samples, or those of --label_policy; and the policy."""
+def requested_labels(options, texts, classes, null_label=None):
+    """(N,) int64: the labels of `texts`, repeated up to --num_samples, or those of --label_policy; and the policy.
+
+    null_label: of a model that can draw without a class, which the text null then means.
+    """
     policy, default = options.label_policy, next(iter(LABEL_POLICIES))
     if policy not in LABEL_POLICIES:
         raise ValueError(f"--label_policy must be one of {', '.join(LABEL_POLICIES)}, got {policy!r}.")
@@ -112,7 +116,7 @@ def requested_labels(options, texts, classes):
         return LABEL_POLICIES[policy](options.seed, options.num_samples, len(classes)), policy
     if policy != default:
         raise ValueError(f"--label_policy={policy} goes without --labels, which chooses them itself: leave one out.")
-    labels = np.array([classes.find(text) for text in texts], np.int64)
+    labels = np.array([classes.find(text, null_label=null_label) for text in texts], np.int64)
     return np.resize(labels, options.num_samples or len(labels)), "given"
 
 
@@ -125,7 +129,7 @@ def load_vae(options, config):
         )
     if config.codec != "vae" and options.vae:
         raise ValueError(f"--vae goes with models of latents; this one draws pixels, got --vae={options.vae}.")
-    return build.load_vae(options.vae, config.precision, config.vae_sha256) if options.vae else None
+    return autoencoder_file.load(options.vae, config.precision, config.vae_sha256) if options.vae else None
 
 
 def plan(sampler):
@@ -157,7 +161,8 @@ def draw_grid(options, drawn, rows):
     """The .png of all images, which are forgotten then."""
     classes = build.load_classes(model_path(options))
     captions = [classes.caption(label) for label in drawn.labels()]
-    write_grid(options.output, rows.finished(), captions, columns=len(options.labels) if options.labels else None)
+    columns = len(options.labels) if options.labels else None
+    write_grid(options.output, rows.finished(), captions, columns, drawn.labels())
     rows.remove()
 
 

@@ -13,19 +13,30 @@ if __name__ == "__main__":  # before TensorFlow is imported, which takes seconds
     log_filter.hide_remarks()
 
 import contextlib
+import dataclasses
 
 import tensorflow as tf
 
-from dit_tf import build, flags
+from dit_tf import autoencoder_file, build, flags
+from dit_tf.config import FOLDER_READINGS, RESUMABLE
+from dit_tf.data.description import opened
 from dit_tf.data.pipeline import first_damaged, open_dataset, training_batches
 from dit_tf.models.costs import count_parameters
+from dit_tf.resumption import check_names, check_same_run, resume, stored_config
 from dit_tf.runtime.checkpoint import Checkpoints, ema_snapshots
 from dit_tf.runtime.cluster import LOST, Hosts, check_same_start
-from dit_tf.runtime.distribution import check_batch, device_names
+from dit_tf.runtime.distribution import check_batch, device_names, reads_here
 from dit_tf.runtime.preemption import Preempted, StopRequest
 from dit_tf.runtime.versions import installed, line
 from dit_tf.runtime.workdir import hold
-from dit_tf.train_options import check_intervals, check_parts, check_same_run, default_workdir, initialise, run_config
+from dit_tf.train_history import told
+from dit_tf.train_options import (
+    check_intervals,
+    check_parts,
+    default_workdir,
+    initialise,
+    run_config,
+)
 from dit_tf.train_records import Records, Run
 from dit_tf.training import callbacks
 from dit_tf.training.profile import parse_profile_steps
@@ -33,6 +44,7 @@ from dit_tf.training.profile import parse_profile_steps
 
 def main(options):
     check_intervals(options)
+    check_names(options.resume_with)
     parse_profile_steps(options.profile_steps, options.train_steps)
     with contextlib.ExitStack() as resources:
         stop_request = resources.enter_context(StopRequest())
@@ -49,21 +61,25 @@ def train(options, strategy, resources, stop_request, train_step=None):
     stop_request.listen()
     check_batch("--global_batch_size", options.global_batch_size, strategy)
     check_parts(options, strategy.num_replicas_in_sync)
-    source = open_dataset(options.dataset, options.data_dir, unlabelled=options.unconditional)
-    spec = source.spec(options.split)
-    with strategy.scope():
-        vae = build.load_vae(options.vae, options.precision, spec.vae_sha256) if options.vae else None
-    config = run_config(options, spec, vae)
-    workdir = options.workdir or default_workdir(config)
+    workdir = options.workdir or default_workdir(options)
     checkpoints = Checkpoints(workdir, options.keep_checkpoints, options.keep_checkpoint_hours)
-    snapshots = ema_snapshots(workdir)
+    snapshots, stored = ema_snapshots(workdir), stored_config(checkpoints)
+    reading = stored.folder_reading if stored else FOLDER_READINGS[-1]
+    source = open_dataset(options.dataset, options.data_dir, options.unconditional, reading)
+    spec = opened(source, options.split)
+    check_readers(options, source, strategy)
+    with strategy.scope():
+        vae = autoencoder_file.load(options.vae, options.precision, spec.vae_sha256) if options.vae else None
+    config = dataclasses.replace(
+        run_config(options, spec, vae), data_digest=source.digest(options.split), folder_reading=reading
+    )
 
     with strategy.scope():
         model = build.make_model(config)
         if options.init_from:
             config = initialise(config, model, spec.classes, options.init_from)
-        check_same_run(config, checkpoints)
-        check_same_run(config, snapshots)
+        check_same_run(config, spec.classes, checkpoints, options.resume_with, options.allow_new_data)
+        check_same_run(config, spec.classes, snapshots, RESUMABLE, allow_new_data=True)
         trainer = build.make_trainer(
             config, model, None if spec.vae_sha256 else vae,  # stored latents are encoded already
             train_step,
@@ -73,9 +89,9 @@ def train(options, strategy, resources, stop_request, train_step=None):
         )  # fmt: skip
     if hosts.chief:
         resources.enter_context(hold(workdir))
-    start = checkpoints.restore(trainer.checkpoint_state()) or 0
+    start, history = resume(config, checkpoints, trainer)
     check_same_start(workdir, hosts.gather(start))
-    run = Run(config, source, spec.classes, vae, trainer, workdir, checkpoints, snapshots, start)
+    run = Run(config, source, spec.classes, vae, trainer, workdir, checkpoints, snapshots, start, history)
     announce(run)
 
     stream = dict(image_size=config.image_size, seed=config.seed, crop=config.crop)
@@ -84,13 +100,13 @@ def train(options, strategy, resources, stop_request, train_step=None):
             source,
             config.split,
             global_batch_size=config.global_batch_size,
-            start_step=start,
+            first=history.examples,
             horizontal_flip=config.horizontal_flip,
             context=context,
             **stream,
         )
     )
-    damage = naming_damage(source, config, trainer, options.steps_per_execution, stream)
+    damage = naming_damage(run, options.steps_per_execution, stream)
     stop_when_asked = callbacks.StopWhenAsked(stop_request, hosts)
     if not hosts.chief:  # the chief writes for all: the weights are the same everywhere
         with damage, stop_request.noting_interrupts():
@@ -113,8 +129,21 @@ def train(options, strategy, resources, stop_request, train_step=None):
     return trainer.functions
 
 
+def check_readers(options, source, strategy):
+    """ValueError where images need PIL, and the hosts that read them run no Python."""
+    if reads_here(strategy):
+        return
+    if options.crop == "pil":
+        raise ValueError("--crop=pil runs in Python, which the hosts of a TPU slice do not: take --crop=fast.")
+    if source.needs_python:
+        raise ValueError(
+            f"--dataset={source.name} has WebP, TIFF or AVIF files, which Python reads, and the hosts of a TPU slice "
+            "run none: save them as JPEG or PNG, or encode them with dit_tf.encode."
+        )
+
+
 @contextlib.contextmanager
-def naming_damage(source, config, trainer, steps, stream):
+def naming_damage(run, steps, stream):
     """A training that fails inside may have met a record that cannot be read, somewhere in the execution of `steps`
     steps that failed: TensorFlow does not say which. ValueError, where there is one."""
     try:
@@ -122,8 +151,8 @@ def naming_damage(source, config, trainer, steps, stream):
     except LOST:
         raise
     except tf.errors.OpError as error:
-        first, count = (n * config.global_batch_size for n in (trainer.current_step(), steps))
-        damage = first_damaged(source, config.split, first=first, count=count, **stream)
+        first, count = run.history.examples_at(run.trainer.current_step()), steps * run.config.global_batch_size
+        damage = first_damaged(run.source, run.config.split, first=first, count=count, **stream)
         raise ValueError(damage) from error if damage else error
 
 
@@ -142,6 +171,9 @@ def announce(run):
     print(f"{config.dataset} at {config.image_size} pixels{latents}, {devices}")
     if run.start:
         print(f"Resuming from step {run.start}")
+    for change in run.history.changes:
+        if change["step"] == run.start:
+            print(f"From here on: {told(change)}")
 
 
 if __name__ == "__main__":

@@ -27,6 +27,8 @@ def run_config(options, spec, vae):
         raise ValueError(f"--image_size of {options.dataset} must be {spec.image_size}, got {options.image_size}.")
     flagged["horizontal_flip"] = spec.horizontal_flip if options.horizontal_flip is None else options.horizontal_flip
     flagged["learn_sigma"] = options.objective == "ddpm" if options.learn_sigma is None else options.learn_sigma
+    if options.schedule != "constant" and not options.schedule_steps:
+        flagged["schedule_steps"] = options.train_steps
     if spec.classes == UNLABELLED:
         flagged["class_dropout_prob"] = 0.0  # there is no label to drop
     return RunConfig(
@@ -45,15 +47,14 @@ def run_config(options, spec, vae):
 def initialise(config, model, classes, path):
     """Begin with the weights of `path` -> the configuration that says so."""
     source = build.load_model(path)
-    same_classes = classes == build.load_classes(path)
-    sentence = start_from(model, source, same_classes)
+    sentence = start_from(model, source, classes.shared_with(build.load_classes(path)))
     print(f"Beginning with the weights of {path}: {sentence}")
     return dataclasses.replace(config, init_from=build.weights_digest(build.weights_of(source)))
 
 
-def default_workdir(config):
-    name = config.model.replace("DiT", "SiT") if config.objective == "flow" else config.model
-    data = config.dataset.rstrip("/").split("/")[-1].split(":")[-1]
+def default_workdir(options):
+    name = options.model.replace("DiT", "SiT") if options.objective == "flow" else options.model
+    data = options.dataset.rstrip("/").split("/")[-1].split(":")[-1]
     return f"runs/{data}-{name.replace('/', '-')}"
 
 
@@ -81,17 +82,4 @@ def check_parts(options, replicas):
         raise ValueError(
             f"--accumulation_steps must divide the examples of a replica ({share} of --global_batch_size="
             f"{options.global_batch_size}), got {options.accumulation_steps}."
-        )
-
-
-def check_same_run(config, checkpoints):
-    """ValueError where the work directory belongs to a training of another configuration."""
-    text = checkpoints.read_text(build.RUN)
-    if text is None:
-        return
-    differences = config.differences(RunConfig.from_json(text))
-    if differences:
-        raise ValueError(
-            f"--workdir={checkpoints.workdir} holds a run of another configuration ({'; '.join(differences)}): repeat "
-            "its flags to resume it, or choose another --workdir."
         )

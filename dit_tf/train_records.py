@@ -4,6 +4,7 @@
 import os
 from typing import NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 from dit_tf import build, flags
@@ -15,13 +16,14 @@ from dit_tf.models.autoencoder_kl import AutoencoderKL
 from dit_tf.models.costs import training_flops
 from dit_tf.runtime.background_saver import BackgroundSaver
 from dit_tf.runtime.checkpoint import Checkpoints
-from dit_tf.runtime.image_files import write_grid
+from dit_tf.runtime.image_files import pictured_channels, write_grid
 from dit_tf.runtime.metrics_log import MetricsLog
 from dit_tf.runtime.output_files import replace_file
 from dit_tf.runtime.peak_flops import count_chips, peak_flops
 from dit_tf.runtime.workdir import writing_to
 from dit_tf.samplers.generate import in_batches
 from dit_tf.samplers.options import SamplerOptions
+from dit_tf.train_history import FILE, History
 from dit_tf.training import callbacks
 from dit_tf.training.ema import PowerFunction
 from dit_tf.training.profile import Profile, parse_profile_steps
@@ -48,6 +50,7 @@ class Run(NamedTuple):
     checkpoints: Checkpoints
     snapshots: Checkpoints
     start: int
+    history: History
 
 
 class Records:
@@ -64,7 +67,10 @@ class Records:
 
     def save(self, step):
         self._snapshot_saver.wait()  # a run that goes on from this checkpoint will not make the snapshots before it
-        self._saver.save(step, self.run.trainer.checkpoint_state(), self._texts)
+        self._saver.save(step, self.run.trainer.checkpoint_state(), self._texts_at(step))
+
+    def _texts_at(self, step):
+        return self._texts | {FILE: self.run.history.to_json(step)}
 
     def wait(self):
         """Until all that was saved is on the disk."""
@@ -78,14 +84,21 @@ class Records:
 
     def _write_model(self, path):
         run = self.run
+        weights = run.trainer.ema_tensors()
+        if not all(np.isfinite(value).all() for value in weights):
+            step = run.trainer.current_step()
+            raise ValueError(f"The averaged weights after step {step} are not finite: {path} was not written.")
         with writing_to(run.workdir):
-            build.save_model(path, run.config, run.classes, run.trainer.ema_tensors())
+            build.save_model(path, run.config, run.classes, weights)
 
     def callbacks(self, stop_when_asked):
         """What happens between executions, in this order. What a killed run left undone at its last step is done now.
         """
         options, run = self.options, self.run
         config, strategy, log = run.config, run.trainer.distribute_strategy, MetricsLog(run.workdir, run.start)
+        for change in run.history.changes:
+            if change["step"] == run.start:
+                log.note(run.start, changed=change["changed"])
         flops, peak = training_flops(run.trainer.model, 1), peak_flops(strategy, config.precision)
         throughput = Throughput(config.global_batch_size, count_chips(strategy), flops, peak)
         profiled = parse_profile_steps(options.profile_steps, options.train_steps)
@@ -99,6 +112,9 @@ class Records:
             stop_when_asked,
         ]
         if run.vae is not None or config.codec != "vae":
+            shown = pictured_channels(config.channels)
+            if options.sample_every and shown != config.channels:
+                print(f"Pictures show the first {shown} of {config.channels} channels.")
             found.append(callbacks.DrawSamples(options.sample_every, self._picture(log)))
         else:
             print("No pictures will be drawn: that would need --vae.")
@@ -119,7 +135,7 @@ class Records:
         self._write_model(kept_model(self.run.workdir, step))
 
     def _save_snapshot(self, step):
-        self._snapshot_saver.save(step, self.run.trainer.averages_state(PowerFunction), self._texts)
+        self._snapshot_saver.save(step, self.run.trainer.averages_state(PowerFunction), self._texts_at(step))
 
     def _picture(self, log):
         """draw(step): a grid of guided samples from the averaged weights, from the same noise every time, into
@@ -137,7 +153,7 @@ class Records:
             path = os.path.join(workdir, "samples", f"{step:08d}.png")
             captions = [classes.caption(label) for label in labels]
             with writing_to(workdir):
-                write_grid(path, drawn.images, captions, min(config.num_classes, 10))
+                write_grid(path, drawn.images, captions, min(config.num_classes, 10), labels)
             log.picture(step, "samples", path)
 
         return draw

@@ -248,11 +248,11 @@ def vae_file(once):
     def make(directory):
         import keras
 
-        from dit_tf import build
+        from dit_tf import autoencoder_file
         from dit_tf.models.autoencoder_kl import AutoencoderKL
 
         keras.utils.set_random_seed(0)
-        build.save_vae(str(directory / "vae.keras"), AutoencoderKL(width=32), {"source": "random"})
+        autoencoder_file.save(str(directory / "vae.keras"), AutoencoderKL(width=32), {"source": "random"})
 
     return once("vae", make) / "vae.keras"
 

@@ -8,7 +8,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from dit_tf import build, convert, flags
+from dit_tf import autoencoder_file, build, convert, flags
 from dit_tf.data.class_names import imagenet, numbered
 from dit_tf.models.costs import abstract
 from dit_tf.models.dit import DiT, name_of
@@ -199,7 +199,7 @@ def test_an_autoencoder_gets_its_weights_by_our_names(run, stable_diffusion, cap
     source, arrays = stable_diffusion
     path = run(source)
     said = capsys.readouterr().out
-    vae, expected = build.load_vae(path), vae_map.convert(arrays)
+    vae, expected = autoencoder_file.load(path), vae_map.convert(arrays)
     assert said.startswith(f"{path}: autoencoder, encoder {vae.encoder_sha256()[:16]}..., from {source} (CompVis")
     for name, variable in vae.by_name.items():
         assert np.array_equal(variable.numpy(), np.float32(expected[name])), name

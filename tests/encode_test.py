@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from dit_tf import build, encode, flags
+from dit_tf import autoencoder_file, build, encode, flags
 from dit_tf.data.latent_records import LatentSource, check_shard
 from dit_tf.data.pipeline import examples_in_order, open_dataset
 from dit_tf.models.codec import VaeCodec
@@ -22,7 +22,7 @@ _SIDE, _IMAGES, _PER_SHARD = 24, 46, 10
 
 @pytest.fixture(scope="session")
 def vae(vae_file):
-    return build.load_vae(str(vae_file))
+    return autoencoder_file.load(str(vae_file))
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ import skimage.data
 import sklearn.datasets
 from PIL import Image
 
-from dit_tf import build, encode, evaluate, flags, sample, train
+from dit_tf import autoencoder_file, build, encode, evaluate, flags, sample, train
 from dit_tf.data.latent_records import LatentSource
 
 _SKIMAGE = pathlib.Path(skimage.data.__file__).parent
@@ -144,13 +144,13 @@ def test_what_does_not_fit_is_refused(workdir, vae_file, parse, more, words):
 
 
 def test_another_decoder_fits_and_another_encoder_is_refused(workdir, vae_file, latents, parse, tmp_path):
-    vae, other = build.load_vae(str(vae_file)), str(tmp_path / "other.keras")
+    vae, other = autoencoder_file.load(str(vae_file)), str(tmp_path / "other.keras")
     decoder_bias, encoder_bias = (vae.by_name[f"{side}/conv_in/bias"] for side in ("decoder", "encoder"))
     decoder_bias.assign(decoder_bias + 1)
-    build.save_vae(other, vae, {})
-    build.load_vae(other, sha256=build.load_config(str(workdir)).vae_sha256)
+    autoencoder_file.save(other, vae, {})
+    autoencoder_file.load(other, sha256=build.load_config(str(workdir)).vae_sha256)
     encoder_bias.assign(encoder_bias + 1)
-    build.save_vae(other, vae, {})
+    autoencoder_file.save(other, vae, {})
     for main, define, more in (
         (sample.main, flags.define_sample, [f"--workdir={workdir}", "--labels=sky"]),
         (train.main, flags.define_train, [f"--workdir={tmp_path}", f"--dataset=latents:{latents}", *_MODEL, *_EVENTS]),

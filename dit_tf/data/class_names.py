@@ -8,7 +8,10 @@ import json
 import re
 import unicodedata
 
+import numpy as np
+
 _NUMBER = re.compile(r"[+-]?[0-9]+")
+NULL = "null"  # what no class is typed as
 _MOST_NEAR = 12  # classes that a message about an unknown name lists
 
 
@@ -36,8 +39,8 @@ class ClassTable:
     def __len__(self):
         return len(self.names)
 
-    def find(self, text, flag="--labels"):
-        """The label of the class that `text` means.
+    def find(self, text, flag="--labels", null_label=None):
+        """The label of the class that `text` means. null_label: what "null" means where no class is called so.
 
         A number is a label, unless some class is itself called by a number other than its label: then numbers are
         names. An id matches exactly. Of a name, one synonym or the whole; blanks around it and case do not matter, and
@@ -55,6 +58,8 @@ class ClassTable:
                 raise ValueError(f"{flag} must be from 0 to {len(self) - 1}, got {stripped}.")
             return label
         found = [label for label in range(len(self)) if wanted in self._called(label)]
+        if not found and wanted == NULL and null_label is not None:
+            return null_label
         if len(found) > 1:
             raise ValueError(
                 f"{flag} must mean one class, got {stripped!r}, which {len(found)} are called; "
@@ -64,8 +69,64 @@ class ClassTable:
             raise ValueError(f"{flag} must be {self._rule()}, got {stripped!r}; {self._hint(wanted)}.")
         return found[0]
 
+    def labels_in(self, model, title):
+        """int64 (K,): the label that each of these classes has in the table of a model, by id, else by name.
+
+        A model that knows its classes by number alone must have as many. ValueError, which begins with `title`, what
+        the data set was given as, names the first classes that the model lacks.
+        """
+        if UNLABELLED in (self, model) or model.by_number:
+            if len(self) != len(model):
+                raise ValueError(f"{title} has {_count(self)}, the model has {_count(model)}.")
+            return np.arange(len(self))
+        places = {}  # id, whole name or synonym: the labels that are called so
+        for label in range(len(model)):
+            for name in model._called(label) | set(model.ids[label : label + 1]):
+                places.setdefault(name, []).append(label)
+        names = self.ids if self.ids and model.ids else map(_folded, self.names)
+        found = [places.get(name, []) for name in names]
+        missing = [label for label, labels in enumerate(found) if len(labels) != 1]
+        if missing:
+            raise ValueError(
+                f"{title} has {len(missing)} class(es) that the model was not trained on: "
+                f"{self._listing(missing[:3])}; the model's begin with {model._listing(range(min(3, len(model))))}."
+            )
+        return np.array([label for (label,) in found])
+
+    def shared_with(self, other):
+        """{label: label in the other table} of the classes that both have, by id, else by whole name."""
+        if self == other:
+            return {label: label for label in range(len(self))}
+        if UNLABELLED in (self, other) or self.by_number or other.by_number:
+            return {}
+        theirs = {name: label for label, name in enumerate(other.ids if self.ids and other.ids else other._folded)}
+        names = self.ids if self.ids and other.ids else self._folded
+        return {label: theirs[name] for label, name in enumerate(names) if name in theirs}
+
+    @property
+    def _folded(self):
+        return [_folded(name) for name in self.names]
+
+    @property
+    def by_number(self):
+        """Whether no more is known of the classes than how many there are."""
+        return self == numbered(len(self))
+
+    def difference(self, other):
+        """What is another class in another table, to be said after "holds a run of other classes"; "" where all are
+        the same."""
+        if len(self) != len(other):
+            return f"{len(self)} here, {len(other)} there"
+        for label in range(len(self)):
+            mine, theirs = (table.ids[label] if table.ids else table.names[label] for table in (self, other))
+            if mine != theirs:
+                return f"label {label} is {mine} here and {theirs} there"
+        return "" if self.names == other.names else "they have other names"
+
     def caption(self, label):
-        """A short name under a picture: the first synonym."""
+        """A short name under a picture: the first synonym; of the null label "null"."""
+        if label == len(self):
+            return NULL
         return self.names[label].split(", ")[0]
 
     def to_json(self):
@@ -139,6 +200,10 @@ def imagenet():
     text = importlib.resources.files("dit_tf.data").joinpath("imagenet_classes.txt").read_text(encoding="utf-8")
     ids, names = zip(*(line.split(" ", 1) for line in text.splitlines() if not line.startswith("#")))
     return ClassTable(names, ids)
+
+
+def _count(table):
+    return "no classes" if table == UNLABELLED else f"{len(table)} classes"
 
 
 def _folded(text):

@@ -156,6 +156,18 @@ class LatentSource:
             encoded = tf.where(mirror, record["mirrored"], encoded)
         return tf.reshape(tf.io.decode_raw(encoded, latents.moments_dtype), latents.moments_shape)
 
+    def digest(self, split):
+        self.spec(split)
+        return self.latents.digest()
+
+    needs_python = False
+
+    def sides(self, split):
+        return [(self.latents.image_size,) * 2]
+
+    def skipped(self, split):
+        return {}
+
     def damaged_file(self, split):
         for shard in range(self.latents.num_shards):
             try:

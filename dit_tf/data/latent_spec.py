@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import math
 import os
@@ -9,10 +10,12 @@ import re
 
 import tensorflow as tf
 
+from dit_tf.config import FOLDER_READINGS, kind_of
 from dit_tf.data.class_names import ClassTable
 from dit_tf.data.damage import reason_of
 
 MOMENTS_DTYPES = ("bfloat16", "float32")
+_ADDED = {"data_digest", "folder_reading"}  # since version 0.1.0
 UNFINISHED = "unfinished-"  # how names of files begin until they are whole
 NAME = "spec.json"
 _MOST_BYTES = 2**24  # of a file that is read; a thousand classes are 60 kB
@@ -27,6 +30,7 @@ class LatentSpec:
     scaling_factor: by which a draw from the posterior is to be multiplied; the moments are not scaled.
     moments_shape, moments_dtype: of a record's array, (h, w, 8) and one of MOMENTS_DTYPES.
     mirrored: whether the moments of mirror images are there too.
+    data_digest, folder_reading: of the images, as in `RunConfig`; those that version 0.1.0 wrote have no digest.
     """
 
     dataset: str
@@ -42,6 +46,8 @@ class LatentSpec:
     moments_dtype: str
     mirrored: bool
     examples_per_shard: int
+    data_digest: str = ""
+    folder_reading: int = 1
 
     def __post_init__(self):
         for name in ("num_examples", "image_size", "examples_per_shard"):
@@ -51,8 +57,11 @@ class LatentSpec:
             raise ValueError(f"moments_dtype must be one of {', '.join(MOMENTS_DTYPES)}, got {self.moments_dtype!r}")
         if len(self.moments_shape) != 3 or min(self.moments_shape) < 1:
             raise ValueError(f"moments_shape must be three positive sizes, got {self.moments_shape}")
-        if not re.fullmatch("[0-9a-f]{64}", self.vae_sha256):
-            raise ValueError(f"vae_sha256 must be 64 hexadecimal digits, got {self.vae_sha256[:80]!r}")
+        for name, pattern in (("vae_sha256", "[0-9a-f]{64}"), ("data_digest", "([0-9a-f]{64})?")):
+            if not re.fullmatch(pattern, getattr(self, name)):
+                raise ValueError(f"{name} must be 64 hexadecimal digits, got {getattr(self, name)[:80]!r}")
+        if self.folder_reading not in FOLDER_READINGS:
+            raise ValueError(f"folder_reading must be one of {FOLDER_READINGS}, got {self.folder_reading}")
 
     @property
     def num_shards(self):
@@ -75,7 +84,7 @@ class LatentSpec:
     def from_json(cls, text):
         fields = json.loads(text)
         wanted = {field.name: field.type for field in dataclasses.fields(cls)}
-        if not isinstance(fields, dict) or fields.keys() != wanted.keys():
+        if not isinstance(fields, dict) or not wanted.keys() - _ADDED <= fields.keys() <= wanted.keys():
             raise ValueError(f"it must hold the fields {', '.join(wanted)}")
         fields["classes"] = ClassTable.from_json(json.dumps(fields["classes"]))
         sizes = fields["moments_shape"]
@@ -83,9 +92,13 @@ class LatentSpec:
             raise ValueError(f"moments_shape must be a list of integers, got {sizes!r:.80}")
         fields["moments_shape"] = tuple(sizes)
         for name, kind in wanted.items():
-            if isinstance(kind, type) and type(fields[name]) is not kind:
+            if name in fields and isinstance(kind, type) and type(fields[name]) is not kind:
                 raise ValueError(f"{name} must be of type {kind.__name__}, got {fields[name]!r:.80}")
         return cls(**fields)
+
+    def digest(self):
+        """The SHA-256 of all this, less the path of a folder of images."""
+        return hashlib.sha256(dataclasses.replace(self, dataset=kind_of(self.dataset)).to_json().encode()).hexdigest()
 
     def differences(self, other):
         """["name is a here and b there", ...] over the fields in which two specifications differ."""

@@ -3,7 +3,7 @@
     records in files -> order of epoch e -> skip to the step -> own rows -> parse, decode, crop, flip -> batches
 
 The order within epoch e is fixed by (seed, e), and a record's mirror image by (seed, its place in the stream), so a run
-that resumes at any step reads bit for bit what the unbroken run would have read.
+that resumes after any number of examples reads bit for bit what the unbroken run would have read.
 """
 
 import numpy as np
@@ -17,41 +17,40 @@ from dit_tf.data.tfds_source import open_tfds
 _LATENTS = "latents:"
 
 
-def open_dataset(name, data_dir=None, unlabelled=False):
+def open_dataset(name, data_dir=None, unlabelled=False, folder_reading=1):
     """The Source of what follows --dataset=: digits, a TensorFlow Datasets name, folder:DIR or latents:DIR.
 
     data_dir: where TensorFlow Datasets keeps prepared data sets, see `open_tfds`; the others lie in their DIR.
-    unlabelled: leave the classes out.
+    unlabelled: leave the classes out. folder_reading: of folder:DIR, see `folder`.
     """
-    source = _open(name, data_dir)
+    source = _open(name, data_dir, folder_reading)
     return Unlabelled(source) if unlabelled else source
 
 
-def _open(name, data_dir):
+def _open(name, data_dir, folder_reading):
     if name.startswith(folder.PREFIX):
-        return folder.FolderSource(name)
+        return folder.FolderSource(name, folder_reading)
     if name.startswith(_LATENTS):
         return LatentSource(name.removeprefix(_LATENTS), name)
     return open_tfds(name, data_dir)
 
 
 def training_batches(
-    source, split, *, image_size, global_batch_size, seed, start_step, horizontal_flip, crop="fast", context=None
+    source, split, *, image_size, global_batch_size, seed, first, horizontal_flip, crop="fast", context=None
 ):
     """An endless tf.data.Dataset of global batches: examples (B, ...), label int32 (B,), row int32 (B,).
 
-    row is 0..B-1, the place in the global batch, for draws per example. Batches run on across the ends of epochs:
-    batch s holds records s*B .. s*B + B-1 of the stream, and the first batch is s = start_step.
+    row is 0..B-1, the place in the global batch, for draws per example. Batches run on across the ends of epochs; the
+    first batch holds records first .. first + B-1 of the stream.
 
     context: a tf.distribute.InputContext, of host h of n that have R replicas between them: rows h*B/n .. (h+1)*B/n - 1
     of every global batch, in batches of B/R, those of the host's replicas in turn. Other rows are not made examples of.
     """
-    first = start_step * global_batch_size
     context = context or tf.distribute.InputContext()
     rows = _rows_of(context, global_batch_size)
 
     def row_of(position):
-        return tf.cast(position % global_batch_size, tf.int32)
+        return tf.cast((position - first) % global_batch_size, tf.int32)
 
     def is_own(position, stored):
         return (rows.start <= row_of(position)) & (row_of(position) < rows.stop)

@@ -12,28 +12,31 @@ import io
 
 import numpy as np
 import tensorflow as tf
-from PIL import Image
+from PIL import Image, ImageOps
 
 from dit_tf.config import CROPS
 
+_PNG = b"\x89PNG\r\n\x1a\n"
 _PIL_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _DCT = "INTEGER_ACCURATE"  # as fast as the other, and PIL's
 _MOST_HALVINGS = 16  # 2^16 is beyond the sides of a JPEG file, and of any image that TensorFlow decodes
 
 
-def decode_and_crop(encoded, image_size, channels, crop, fits=False):
+def decode_and_crop(encoded, image_size, channels, crop, fits=False, as_seen=False):
     """Bytes of a JPEG, PNG, BMP or GIF file (scalar string) -> uint8 (image_size, image_size, channels).
 
-    Of an animation, the first frame. Alpha is dropped. A file that cannot be decoded fails when the graph runs. A file
-    may hold 2^29 bytes of pixels (TensorFlow's limit) or 179 million pixels (PIL's), which is about the same.
+    Of an animation, the first frame. Alpha is dropped, 16 bits are made 8 (v / 257). A file that cannot be decoded
+    fails when the graph runs. A file may hold 2^29 bytes of pixels (TensorFlow's limit) or 179 million pixels (PIL's),
+    which is about the same.
 
     fits: whether it is a JPEG or PNG that is known to have that size; of small images most of the time is else spent on
     finding that out.
+    as_seen: with `crop` pil turned by its orientation, and transparent parts on white; with fast see `decoding`.
     """
     if crop not in CROPS:
         raise ValueError(f"--crop must be one of {', '.join(CROPS)}, got {crop!r}.")
     if crop == "pil":
-        image = tf.numpy_function(lambda data: _pil_crop(data, image_size, channels), [encoded], tf.uint8)
+        image = tf.numpy_function(lambda data: _pil_crop(data, image_size, channels, as_seen), [encoded], tf.uint8)
         return tf.ensure_shape(image, (image_size, image_size, channels))
     if fits and channels in (1, 3):  # what this operation knows, of PNG files too
         image = tf.io.decode_jpeg(encoded, channels, dct_method=_DCT)
@@ -50,8 +53,27 @@ def decode_image(encoded, shape):
 
     shape: (H, W, C), where H and W may be None for images that vary.
     """
-    image = tf.io.decode_image(encoded, channels=shape[-1], expand_animations=False)
+    channels = shape[-1]
+    image = tf.cond(
+        _is_deep_png(encoded),
+        lambda: _in_8_bits(tf.io.decode_png(encoded, channels, tf.uint16)),
+        lambda: tf.io.decode_image(encoded, channels, expand_animations=False),
+    )
     return tf.ensure_shape(image, shape)
+
+
+def _is_deep_png(encoded):
+    """Whether it is a PNG file of 16 bits, whose depth lies behind signature, length, type, width and height."""
+    return is_png(encoded) & (tf.strings.substr(encoded, 24, 1) == b"\x10")
+
+
+def is_png(encoded):
+    return tf.strings.substr(encoded, 0, len(_PNG)) == _PNG
+
+
+def _in_8_bits(deep):
+    """uint16 -> uint8, to the nearest of v / 257."""
+    return tf.cast((tf.cast(deep, tf.int32) + 128) // 257, tf.uint8)
 
 
 def centre_crop(image, image_size):
@@ -66,9 +88,9 @@ def centre_crop(image, image_size):
     return _finish(image[top:bottom, left:right], margin, sides, image_size)
 
 
-def _pil_crop(encoded, image_size, channels):
-    with Image.open(io.BytesIO(encoded)) as file:
-        image = file.convert(_PIL_MODES[channels])
+def _pil_crop(encoded, image_size, channels, as_seen):
+    encoded = encoded if isinstance(encoded, bytes) else encoded.item()  # an array where no graph is
+    image = read_with_pil(encoded, channels, as_seen)
     while min(image.size) >= 2 * image_size:
         image = image.resize(tuple(side // 2 for side in image.size), resample=Image.Resampling.BOX)
     scale = image_size / min(image.size)
@@ -79,6 +101,31 @@ def _pil_crop(encoded, image_size, channels):
     left, top = ((side - image_size) // 2 for side in image.size)
     image = image.crop((left, top, left + image_size, top + image_size))
     return np.asarray(image).reshape(image_size, image_size, channels)
+
+
+def read_with_pil(encoded, channels, as_seen):
+    """Bytes of any file that PIL reads -> a PIL image; as_seen: see `decode_and_crop`."""
+    with Image.open(io.BytesIO(encoded)) as file:
+        image = _shallow(file, encoded)
+        if as_seen:
+            image = ImageOps.exif_transpose(image)
+            if image.has_transparency_data:
+                seen = image.convert("RGBA")
+                image = Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen)
+        return image.convert(_PIL_MODES[channels])
+
+
+def _shallow(file, encoded):
+    """The image in 8 bits: PIL would make white of all that is above 255 in 16, and cut colours off."""
+    if file.format == "PNG" and encoded[24] == 16:
+        pixels = _in_8_bits(tf.io.decode_png(encoded, 0, tf.uint16)).numpy()
+    elif file.mode.startswith("I;16"):
+        pixels = _in_8_bits(np.asarray(file).astype(np.uint16)).numpy()
+    else:
+        return file
+    image = Image.fromarray(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels)
+    image.info = file.info  # Exif among it
+    return image
 
 
 def _jpeg_crop(encoded, image_size, channels):

@@ -42,6 +42,7 @@ class Source(typing.Protocol):
     """
 
     name: str  # as typed after --dataset=
+    needs_python: bool  # whether its files are read by a function of this process, so not by another host
 
     def spec(self, split) -> DatasetSpec:
         """ValueError where there is no such split."""
@@ -61,6 +62,15 @@ class Source(typing.Protocol):
         crop: one of config.CROPS. mirror: scalar bool tensor, or None for never.
         """
 
+    def digest(self, split) -> str:
+        """The SHA-256 of what the split holds, in hexadecimal: the same wherever it lies."""
+
+    def sides(self, split) -> list:
+        """(height, width) in pixels of images as they are stored, of some where they are many."""
+
+    def skipped(self, split) -> dict:
+        """{why: how many files} that lie with the images and are none of the data set's."""
+
     def damaged_file(self, split) -> str | None:
         """The path of the first file of records that cannot be read to its end; None where there is no such file."""
 
@@ -71,7 +81,8 @@ class Unlabelled:
     def __init__(self, source):
         self._source = source
         self.name, self.epoch = source.name, source.epoch
-        self.example, self.damaged_file = source.example, source.damaged_file
+        self.example, self.damaged_file, self.digest = source.example, source.damaged_file, source.digest
+        self.sides, self.skipped, self.needs_python = source.sides, source.skipped, source.needs_python
 
     def spec(self, split):
         return dataclasses.replace(self._source.spec(split), classes=UNLABELLED)
@@ -92,7 +103,11 @@ def image_example(encoded, image_size, channels, crop, mirror, fits=False):
 
     fits: whether every image is known to have that size.
     """
-    image = decode_and_crop(encoded, image_size, channels, crop, fits)
+    return mirrored(decode_and_crop(encoded, image_size, channels, crop, fits), mirror)
+
+
+def mirrored(image, mirror):
+    """(H, W, C) left to right where `mirror`, a scalar bool tensor or None for never."""
     if mirror is None:
         return image
     # A tf.where would take a millisecond for 256 x 256 pixels, a hundred times as long.

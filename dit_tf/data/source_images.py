@@ -5,6 +5,7 @@ import os
 import re
 
 from dit_tf.config import CROPS
+from dit_tf.data.description import opened
 from dit_tf.data.pipeline import examples_in_order, open_dataset
 
 
@@ -82,6 +83,7 @@ def open_images(flag, name, split, data_dir=None, image_size=None, crop="fast", 
         raise ValueError(_of_latents(f"{flag}={name}"))
     with _reworded(flag, name):
         source = open_dataset(name, data_dir)
+        opened(source, split)
     return SourceImages(flag, source, split, image_size, crop, limit, otherwise)
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import difflib
+import hashlib
 import os
 import tarfile
 
@@ -10,7 +11,11 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from dit_tf.data import damage, digits, imagenet  # digits: registers that data set with tfds too
+from dit_tf.data import (  # digits: registers that data set with tfds too
+    damage,
+    digits,
+    imagenet,
+)
 from dit_tf.data.class_names import UNLABELLED
 from dit_tf.data.source import DatasetSpec, image_example
 
@@ -21,6 +26,7 @@ _CHARACTER_SETS = frozenset(
 )
 _KEYS = {"digits": "key", imagenet.NAME: "file_name"}  # features that no two records of a split share
 _PLACE = "tfds_id"  # file and place in it: a key where no feature is one, which takes as long as all the rest
+_MEASURED = 50  # images whose sides are looked at, from the first on
 _SHUFFLE_BYTES = 256 * 2**20  # data sets up to this size, encoded, are shuffled as a whole
 _SHUFFLE_RECORDS = 16384  # the buffer of larger ones, and of those of unknown size
 
@@ -135,6 +141,23 @@ class TfdsSource:
         *sides, channels = self.builder.info.features["image"].shape
         fits = sides == [image_size, image_size]
         return image_example(record["image"], image_size, channels, crop, mirror, fits)
+
+    def digest(self, split):
+        """Of name, configuration, version and count: the files themselves may be laid out anew."""
+        held = f"{self.builder.info.full_name} {split} {_num_examples(self.builder, split)}"
+        return hashlib.sha256(held.encode()).hexdigest()
+
+    needs_python = False
+
+    def sides(self, split):
+        height, width, _ = self.builder.info.features["image"].shape
+        if None not in (height, width):
+            return [(height, width)]
+        images = (tf.io.decode_image(r["image"], expand_animations=False) for r in self.in_order(split).take(_MEASURED))
+        return [tuple(image.shape[:2]) for image in images]
+
+    def skipped(self, split):
+        return {}
 
     def damaged_file(self, split):
         if self.builder.info.file_format != tfds.core.FileFormat.TFRECORD:

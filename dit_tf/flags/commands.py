@@ -1,6 +1,6 @@
 """What each command takes."""
 
-from dit_tf.config import OBJECTIVES, PRECISIONS, RunConfig
+from dit_tf.config import OBJECTIVES, PRECISIONS, RESUMABLE, SCHEDULES, RunConfig
 from dit_tf.data.latent_spec import MOMENTS_DTYPES
 from dit_tf.flags.groups import (
     IMAGES,
@@ -45,14 +45,19 @@ def define_train(values):
     define.string("loss_weight", c.loss_weight, f"Of score and noise predictions: {', '.join(LOSS_WEIGHTS)}.")
     define.string("time_distribution", c.time_distribution, f"Of training times: {', '.join(TIME_DISTRIBUTIONS)}.")
     define.integer("global_batch_size", c.global_batch_size, "Examples per step over all replicas.")
-    define.float("learning_rate", c.learning_rate, "AdamW's, constant.")
+    define.float("learning_rate", c.learning_rate, "AdamW's; with a schedule its highest.")
+    define.integer("warmup_steps", c.warmup_steps, "Steps in which the learning rate rises from 0.")
+    define.string("schedule", c.schedule, f"Of the learning rate after them, to 0: {', '.join(SCHEDULES)}.")
+    define.integer("schedule_steps", 0, "The step at which it is 0; default: --train_steps.")
     define.float("weight_decay", c.weight_decay, "AdamW's, decoupled.")
     define.float("clip_norm", c.clip_norm, "Longest that the gradient of all weights may be; 0: any.")
     define.float("ema_decay", c.ema_decay, "Of the averaged weights that are sampled from.")
     define.list("ema_decays", None, "Of further averages, e.g. 0.999,0.99; dit_tf.ema gives them out.")
     define.list("ema_stds", None, "Relative widths of power-function averages, e.g. 0.05,0.1, for dit_tf.ema.")
     define.integer("ema_snapshot_every", 10_000, "Steps between snapshots of these, float16, for good; 0: none.")
-    define.integer("seed", c.seed, "Of weights, data order and noise.")
+    define.seed("Of weights, data order and noise.")
+    define.list("resume_with", None, f"Options that go on with another value: some of {', '.join(RESUMABLE)}.")
+    define.bool("allow_new_data", False, "Go on although the data set holds other images than it did.")
     define.integer("train_steps", 400_000, "The step to stop at; a resumed run counts from where it was.")
     define.integer("checkpoint_every", 1000, "Steps between checkpoints.")
     define.integer("keep_checkpoints", 3, "How many of the newest checkpoints stay.")
@@ -87,7 +92,7 @@ def define_sample(values):
     define_sampler(define)
     define.float("atol", o.atol, "Absolute tolerance of --solver=dopri5, per image.")
     define.float("rtol", o.rtol, "Relative tolerance of --solver=dopri5.")
-    define.integer("seed", 0, "Image i depends on (seed, i) and its label alone.")
+    define.seed("Image i depends on (seed, i) and its label alone.")
     define.integer("batch_size", 100, "Images per call of the compiled sampler; changes no image.")
     define.string("output", "samples.png", "A .png grid, or an .npz as ADM's evaluator reads it.")
     define_devices(define)
@@ -116,7 +121,7 @@ def define_evaluate(values):
     define.integer("num_examples", None, "Only the first so many images of --dataset; default: the whole split.")
     define.float("atol", None, "Absolute tolerance of dopri5; default: 1e-6 of the sampler, 1e-5 of the likelihood.")
     define.float("rtol", None, "Relative tolerance of dopri5; default: 1e-3 of the sampler, 1e-5 of the likelihood.")
-    define.integer("seed", 0, "Image i depends on (seed, i) and its label; so does the likelihood's noise.")
+    define.seed("Image i depends on (seed, i) and its label; so does the likelihood's noise.")
     define.integer("batch_size", 100, "Images per call of the compiled programs, over all replicas.")
     define.string("output", "metrics.json", "Where the numbers go.")
     define_devices(define)
@@ -147,6 +152,7 @@ def define_convert(values):
     define.string(
         "objective", None, f"{' or '.join(OBJECTIVES)}, what it was trained for; default: a published name's, or ddpm."
     )
+    define.string("codec", None, "What a network of 4 channels works on: vae (latents, as all published) or pixels.")
     define.string("path", None, f"Of --objective=flow: {', '.join(PATHS)}; default: the first.")
     define.string("prediction", None, f"Of --objective=flow: {', '.join(PREDICTIONS)}; default: the first.")
     define.bool("ema", True, "Of a training checkpoint, the averaged weights rather than the raw ones.")

@@ -1,10 +1,11 @@
 """Flags that several commands have."""
 
 import functools
+import math
 
 from absl import flags
 
-from dit_tf.config import CROPS
+from dit_tf.config import CROPS, MOST_SEED
 from dit_tf.evaluation.extractor import FEATURES
 from dit_tf.evaluation.precision_recall import DTYPES
 from dit_tf.runtime.distribution import STRATEGIES, make_strategy
@@ -18,11 +19,28 @@ IMAGES = "an .npz, a folder of PNG files, or a data set: digits, a TensorFlow Da
 
 
 class Definer:
-    """absl's DEFINE_* into one set of flags."""
+    """absl's DEFINE_* into one set of flags. No float may be nan or infinite."""
 
     def __init__(self, values):
-        for kind in ("string", "integer", "float", "bool", "list"):
+        self._values = values
+        for kind in ("string", "integer", "bool", "list"):
             setattr(self, kind, functools.partial(getattr(flags, f"DEFINE_{kind}"), flag_values=values))
+
+    def float(self, name, default, help):
+        flags.DEFINE(_Finite(), name, default, help, self._values, flags.ArgumentSerializer())
+
+    def seed(self, help, default=0):
+        self.integer("seed", default, help, lower_bound=0, upper_bound=MOST_SEED)
+
+
+class _Finite(flags.FloatParser):
+    syntactic_help = "a finite number"
+
+    def convert(self, argument):
+        value = super().convert(argument)
+        if not math.isfinite(value):
+            raise ValueError(f"must be {self.syntactic_help}")
+        return value
 
 
 def define_data(define, c):

@@ -32,7 +32,7 @@ def define_query(values):
     define_labels(define)
     define.integer("num_samples", None, "How many; default: one per label. Without --labels they are random.")
     define.float("cfg_scale", o.cfg_scale, "Classifier-free guidance; 1: none.")
-    define.integer("seed", 0, "Image i has the seed --seed + i: it is image 0 of sample with that --seed.")
+    define.seed("Image i has the seed --seed + i: it is image 0 of sample with that --seed.")
     define.integer("batch_size", 8, "Rows of a request; not more than the last of export's --batch_sizes.")
     define.float("deadline", 120.0, "Seconds that a request may take, with all its tries.")
     define.string("output", "samples.png", "A .png grid, or an .npz as ADM's evaluator reads it.")

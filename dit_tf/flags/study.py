@@ -40,7 +40,7 @@ def define_scoring(values):
     define_sampler(define)
     define.float("atol", None, "Absolute tolerance of dopri5; default: 1e-6.")
     define.float("rtol", None, "Relative tolerance of dopri5; default: 1e-3.")
-    define.integer("seed", 0, "Image i depends on (seed, i) and its label: all models begin with the same noise.")
+    define.seed("Image i depends on (seed, i) and its label: all models begin with the same noise.")
     define.integer("batch_size", 100, "Images per call of the compiled programs, over all replicas.")
     define.string("vae", None, "Autoencoder, for models of latents.")
     define_reference(define, " Default: what the model was trained on.")

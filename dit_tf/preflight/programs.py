@@ -14,7 +14,7 @@ import tensorflow as tf
 import tqdm
 
 from dit_tf import build
-from dit_tf.config import RunConfig
+from dit_tf.config import POLICIES, RunConfig
 from dit_tf.evaluation.inception import full_precision, load_inception
 from dit_tf.models.autoencoder_kl import AutoencoderKL
 from dit_tf.models.codec import VaeCodec
@@ -112,7 +112,7 @@ def traceable(program):
         network = load_inception(program.inception)
         images = tf.TensorSpec((batch_size, config.image_size, config.image_size, 3), tf.uint8)
         return network.features_with, (_specs(network.variables), images)
-    vae = abstract(functools.partial(AutoencoderKL, build.POLICIES[config.precision]))
+    vae = abstract(functools.partial(AutoencoderKL, POLICIES[config.precision]))
     codec = VaeCodec(config.image_size, vae) if config.codec == "vae" else build.make_codec(config)
     if program.name == "encode":
         images = tf.TensorSpec((batch_size, *codec.image_shape), tf.uint8)
@@ -131,7 +131,7 @@ def traceable(program):
 def _compile_train(program, topology):
     config = program.config
     model = abstract(lambda: build.make_model(config))
-    vae = abstract(functools.partial(AutoencoderKL, build.POLICIES[config.precision])) if program.encodes else None
+    vae = abstract(functools.partial(AutoencoderKL, POLICIES[config.precision])) if program.encodes else None
     codec = build.make_codec(config, vae)
     stored = config.codec == "vae" and not program.encodes
     saving = {name: getattr(program, name) for name in ("remat", "scan_blocks", "accumulation_steps")}

@@ -11,18 +11,18 @@ from dit_tf.pretrained.dit_map import weights_by_path
 _TABLE = "label_embedder/table"
 
 
-def start_from(model, source, same_classes):
+def start_from(model, source, same):
     """Copy the weights of one `DiT` into another -> a sentence about the label table.
 
-    same_classes: whether a label means the same in both. ValueError where the models differ in their design, depth,
-    width, patches or channels.
+    same: {label: label in the source} of the classes that both know. ValueError where the models differ in their
+    design, depth, width, patches or channels.
     """
     ours, theirs = weights_by_path(model), weights_by_path(source)
     _check(ours, theirs)
     for path, variable in ours.items():
         if path != _TABLE:
             variable.assign(theirs[path].value)
-    rows = _kept_rows(model, source, same_classes)
+    rows = _kept_rows(model, source, same)
     table = ours[_TABLE]
     if rows:
         kept = tf.gather(theirs[_TABLE].value, list(rows.values()))
@@ -30,14 +30,14 @@ def start_from(model, source, same_classes):
     return f"{len(rows)} of the label table's {table.shape[0]} rows are kept, {table.shape[0] - len(rows)} begin anew"
 
 
-def _kept_rows(model, source, same_classes):
+def _kept_rows(model, source, same):
     """{our row: theirs}. Without classes and without a null class, our only row means what the null class means."""
-    rows = {label: label for label in range(model.get_config()["num_classes"])} if same_classes else {}
+    rows = dict(same)
     if source.null_label is None:
         return rows
     if model.null_label is not None:
         rows[model.null_label] = source.null_label
-    elif model.get_config()["num_classes"] == 1 and not same_classes:
+    elif model.get_config()["num_classes"] == 1 and not same:
         rows[0] = source.null_label
     return rows
 

@@ -129,8 +129,8 @@ def layout_of(names):
 def convert(arrays):
     """{their name: array} in any of the layouts -> {our name: array}, for `AutoencoderKL.assign`.
 
-    The first convolution says how wide the network is (`width_of`). ValueError where `layout_of` has one, and lists the arrays whose shapes are not those of the network or that are no
-    floating-point numbers.
+    The first convolution says how wide the network is (`width_of`). ValueError where `layout_of` has one, and lists the
+    arrays whose shapes are not those of the network or that are no floating-point numbers.
     """
     layout = layout_of(arrays)
     width = max(np.shape(arrays[f"{layout.prefix}encoder.conv_in.bias"]), default=WIDTH)

@@ -2,13 +2,15 @@
 
 import concurrent.futures
 
+import numpy as np
 import tensorflow as tf
 
 
 class BackgroundSaver:
     """One save is under way at most; the next one waits for it. Meanwhile the host holds a copy of the state.
 
-    What goes wrong in the thread is raised by the next `save` or `wait`. A context ends when nothing is under way.
+    What is not finite is not written. What goes wrong in the thread is raised by the next `save` or `wait`. A context
+    ends when nothing is under way.
     """
 
     def __init__(self, checkpoints, start=0, dtype=None):
@@ -44,5 +46,12 @@ class BackgroundSaver:
         return variable.numpy() if self._dtype is None else variable.numpy().astype(self._dtype)
 
     def _write(self, step, copies, texts):
+        for name, value in copies.items():
+            if not np.isfinite(value).all():
+                raise ValueError(
+                    f"What the training holds after step {step} is not finite (the first is {name}): no checkpoint was "
+                    "written of it, and those of earlier steps stay. Go on from the newest of them with "
+                    "--resume_with=learning_rate and a lower --learning_rate, or with --resume_with=clip_norm."
+                )
         with tf.device("/CPU:0"):
             self._checkpoints.save(step, {name: tf.Variable(value) for name, value in copies.items()}, texts)

@@ -15,7 +15,12 @@ import time
 
 import tensorflow as tf
 
-from dit_tf.runtime.checksums import CHECKSUMS, check_checksums, has_checksums, write_checksums
+from dit_tf.runtime.checksums import (
+    CHECKSUMS,
+    check_checksums,
+    has_checksums,
+    write_checksums,
+)
 from dit_tf.runtime.cluster import LOST
 from dit_tf.runtime.workdir import is_remote, reason, writing_to
 
@@ -118,6 +123,14 @@ class Checkpoints:
             raise
         except _UNREADABLE as error:
             raise ValueError(f"{self.path(step)} cannot be read: {reason(error)}.") from error
+
+    def text_of(self, step, name):
+        """The text of that name beside the checkpoint of a step, or None. `restore` has looked at its checksum."""
+        path = os.path.join(self.path(step), name)
+        if not tf.io.gfile.exists(path):
+            return None
+        with tf.io.gfile.GFile(path) as file:
+            return file.read()
 
     def read_text(self, name):
         """The text of that name beside the newest checkpoint that has one as it was written, or None."""

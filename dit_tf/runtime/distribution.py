@@ -71,6 +71,11 @@ def device_names(strategy):
     return f"{replicas} {devices[0].device_type}" + (f" on {hosts} hosts" if hosts > 1 else "")
 
 
+def reads_here(strategy):
+    """Whether this process reads the input: that of a TPU slice is read by its hosts, where no Python runs."""
+    return not is_tpu(strategy) or "localhost" in strategy.extended.worker_devices[0]
+
+
 def is_tpu(strategy):
     return isinstance(strategy, tf.distribute.TPUStrategy)
 

@@ -34,6 +34,13 @@ class MetricsLog:
                     for name, value in values.items():
                         tf.summary.scalar(name, value)
 
+    def note(self, step, **values):
+        """What is no number, once: a line that a run which was killed soon after left is taken for this one's."""
+        line = {"step": step, **values}
+        if line not in read_metrics(self.workdir):
+            with writing_to(self.workdir), tf.io.gfile.GFile(self.path, "a") as file:
+                file.write(json.dumps(line) + "\n")
+
     def picture(self, step, name, path):
         """A PNG file to TensorBoard, where it is installed."""
         if self._writer is None:

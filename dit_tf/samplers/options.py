@@ -1,6 +1,7 @@
 """What a user may ask of a sampler, what is chosen where nothing is asked, and what does not go together."""
 
 import dataclasses
+import math
 
 from dit_tf.samplers.sde import DIFFUSIONS, LAST_STEPS
 from dit_tf.transport.transport import SAMPLE_EPS
@@ -28,7 +29,7 @@ class SamplerOptions:
     atol: float = 1e-6  # of dopri5, per row
     rtol: float = 1e-3
     cfg_scale: float = 1.0  # 1: no guidance, and half the work
-    guided_channels: int | None = None  # None: 3 of the 4 channels of latents, all of pixels
+    guided_channels: int | None = None  # None: 3 of the 4 channels of latents, all of pixels and of cfg_scale 0
     guidance_interval: tuple[float, float] = (0.0, 1.0)  # from noise, 0, to data, 1
 
     def __post_init__(self):
@@ -36,6 +37,9 @@ class SamplerOptions:
             _one_of("sampler", self.sampler, SAMPLERS)
         _one_of("diffusion", self.diffusion, DIFFUSIONS)
         _one_of("last_step", self.last_step, LAST_STEPS)
+        for name, value in dataclasses.asdict(self).items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"--{name} must be a finite number, got {value}.")
         if not 0.0 <= self.eta <= 1.0:
             raise ValueError(f"--eta must be from 0 to 1, got {self.eta}.")
         for name in ("cfg_scale", "diffusion_norm"):
@@ -83,6 +87,8 @@ class SamplerOptions:
         if self.guided_channels is not None and not 1 <= self.guided_channels <= codec.channels:
             raise ValueError(f"--guided_channels must be from 1 to {codec.channels}, got {self.guided_channels}.")
         guided_channels = self.guided_channels or codec.guided_channels
+        if self.guided_channels is None and self.cfg_scale == 0.0:  # without classes: all of an image, or none of it
+            guided_channels = codec.channels
         return dataclasses.replace(
             self, sampler=sampler, solver=solver, num_steps=num_steps, guided_channels=guided_channels
         )

@@ -7,9 +7,10 @@ import os
 import numpy as np
 from absl import flags as absl_flags
 
-from dit_tf import build
+from dit_tf import autoencoder_file, build
 from dit_tf.data.pipeline import open_dataset, real_images
 from dit_tf.data.source_images import SourceImages
+from dit_tf.evaluate_likelihood import matched
 from dit_tf.evaluate_samples import make_evaluator, versions
 from dit_tf.evaluation.class_agreement import class_agreement, train_classifier
 from dit_tf.evaluation.extractor import PixelExtractor
@@ -128,7 +129,7 @@ class Worker:
         for sampler in (sampler for path, sampler in self._samplers if path == vae_path):
             with contextlib.suppress(ValueError):  # it needs a compilation of its own
                 return sampler.with_options(asked)
-        vae = build.load_vae(vae_path, config.precision, config.vae_sha256) if vae_path else None
+        vae = autoencoder_file.load(vae_path, config.precision, config.vae_sha256) if vae_path else None
         sampler = build.make_sampler(config, model, asked, self._strategy, vae)
         self._samplers.append((vae_path, sampler))
         return sampler
@@ -139,7 +140,8 @@ class Worker:
         if key not in self._evaluators:
             reference = None
             if not options.reference:
-                source = open_dataset(config.dataset, training.options.data_dir)
+                reading = build.load_config(self.path_of(training)).folder_reading
+                source = open_dataset(config.dataset, training.options.data_dir, folder_reading=reading)
                 reference = SourceImages("--dataset", source, config.split, config.image_size, config.crop)
             partial = os.path.join(self.workdir, "evaluation", f"{self._slot}-{len(self._evaluators)}")
             made = make_evaluator(options, self._strategy, shape, options.batch_size, partial, reference)
@@ -157,11 +159,15 @@ class Worker:
     def _judge(self, training, shape):
         """(classifier or None, what it looks at)."""
         config, features = training.config, PixelExtractor(shape, None, scale_pixels)
-        source = open_dataset(config.dataset, training.options.data_dir)
-        if config.num_classes < 2 or source.spec(config.split).num_examples > _MOST_JUDGED:
+        path = self.path_of(training)
+        trained = build.load_config(path)
+        source = open_dataset(config.dataset, training.options.data_dir, folder_reading=trained.folder_reading)
+        spec = source.spec(config.split)
+        if config.num_classes < 2 or spec.num_examples > _MOST_JUDGED:
             return None, features
+        label_of = matched(f"--dataset={config.dataset}", spec.classes, build.load_classes(path))
         real, classes = real_images(source, config.split)
-        return train_classifier(features(real), classes), features
+        return train_classifier(features(real), label_of[classes]), features
 
     def _pictures(self, training):
         return os.path.join(self.path_of(training), "pictures.npy")

@@ -30,6 +30,10 @@ class Exponential:
     def rate(self, step):
         return 1.0 - self.decay
 
+    def share_before(self, began, step):
+        """How much of the average after `step` lies before the step `began`."""
+        return self.decay ** (step - began) if began else 0.0
+
 
 @dataclasses.dataclass(frozen=True)
 class PowerFunction:
@@ -48,6 +52,10 @@ class PowerFunction:
         """1 - (1 - 1 / step)^(gamma + 1), which is 1 at the first; step: int32 tensor."""
         later = tf.maximum(tf.cast(step, tf.float32), 2.0)
         return tf.where(step > 1, -tf.math.expm1((self.gamma + 1.0) * tf.math.log1p(-1.0 / later)), 1.0)
+
+    def share_before(self, began, step):
+        """How much of the average after `step` lies before the step `began`."""
+        return (began / step) ** (self.gamma + 1.0)
 
 
 def ema_update(ema, params, rate):

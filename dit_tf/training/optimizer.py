@@ -5,6 +5,8 @@ import math
 
 import tensorflow as tf
 
+from dit_tf.training.schedule import Schedule
+
 
 @dataclasses.dataclass(frozen=True)
 class AdamW:
@@ -13,7 +15,7 @@ class AdamW:
     The DiT recipe: 1e-4 constant, no decay, no warm-up, no clipping. (Keras' Adam puts 1e-7 outside the correction.)
     """
 
-    learning_rate: float = 1e-4
+    schedule: Schedule = Schedule(1e-4)
     beta_1: float = 0.9
     beta_2: float = 0.999
     epsilon: float = 1e-8
@@ -25,7 +27,8 @@ class AdamW:
         correction_2 = _one_minus_power(self.beta_2, step)
         new_m = [self.beta_1 * a + (1.0 - self.beta_1) * g for a, g in zip(m, gradients)]
         new_v = [self.beta_2 * a + (1.0 - self.beta_2) * tf.square(g) for a, g in zip(v, gradients)]
-        rate, decay = self.learning_rate / correction_1, 1.0 - self.learning_rate * self.weight_decay
+        learning_rate = self.schedule.at(step)
+        rate, decay = learning_rate / correction_1, 1.0 - learning_rate * self.weight_decay
         root = tf.math.rsqrt(correction_2)
         new_params = [
             decay * p - rate * a / (tf.sqrt(b) * root + self.epsilon) for p, a, b in zip(params, new_m, new_v)

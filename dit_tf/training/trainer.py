@@ -67,6 +67,13 @@ class DiTTrainer(keras.Model):
         averages = zip(self.functions.averages, self.variables_of.averages)
         return self._named({a.name: variables for a, variables in averages if isinstance(a, kind)})
 
+    def begin_averages(self, names):
+        """Averages of these names, which no checkpoint has held so far, begin as the weights are."""
+        for average, variables in zip(self.functions.averages, self.variables_of.averages):
+            if average.name in names:
+                for variable, weight in zip(variables, self.variables_of.params):
+                    variable.assign(weight)
+
     def _named(self, copies):
         """{name: list parallel to the weights} -> {"name/path of the weight": tf.Variable}."""
         return {

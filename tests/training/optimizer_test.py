@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from dit_tf.training.ema import Exponential, ema_update
 from dit_tf.training.optimizer import AdamW
+from dit_tf.training.schedule import Schedule
 
 
 def reference_adamw(p, gradients, rate, beta_1, beta_2, epsilon, decay):
@@ -34,7 +35,7 @@ def test_steps_equal_the_definition(rng, decay):
     gradients[:, :5] *= 1e-9  # far below and near epsilon, where its place in the formula matters
     gradients[:, 5:10] *= 1e-7
     expected = reference_adamw(p, gradients, 1e-2, 0.9, 0.999, 1e-8, decay)
-    actual = run(AdamW(learning_rate=1e-2, weight_decay=decay), p, gradients)
+    actual = run(AdamW(Schedule(1e-2), weight_decay=decay), p, gradients)
     # Five steps of float32 rounding on values around 1.
     np.testing.assert_allclose(actual[0], expected[0], atol=1e-6)
     scale = np.abs(gradients).max(axis=0)  # m is a sum of gradients of either sign
@@ -44,12 +45,12 @@ def test_steps_equal_the_definition(rng, decay):
 
 def test_the_first_step_moves_by_the_learning_rate_against_the_sign():
     """m_hat / sqrt(v_hat) is the gradient's sign: only exact bias corrections give it at beta_2 = 0.999."""
-    (moved, _, _) = run(AdamW(learning_rate=1.0), np.zeros(2, "f"), [np.array([3.0, -0.02], "f")])
+    (moved, _, _) = run(AdamW(Schedule(1.0)), np.zeros(2, "f"), [np.array([3.0, -0.02], "f")])
     np.testing.assert_allclose(moved, [-1, 1], rtol=2e-6)
 
 
 def test_late_steps_need_no_correction():
-    optimizer = AdamW(learning_rate=0.5)
+    optimizer = AdamW(Schedule(0.5))
     p, m, v = optimizer.update([tf.ones(1)], [tf.ones(1)], [tf.ones(1)], [tf.ones(1)], tf.constant(10**6))
     np.testing.assert_allclose(p[0], [0.5], rtol=1e-6)
     np.testing.assert_array_equal(m[0], [1.0])
@@ -64,7 +65,7 @@ def test_agrees_with_keras_adamw_where_epsilon_does_not_matter(rng):
     for g in gradients:
         oracle.apply([tf.constant(g)], [variable])
     # Keras adds 1e-7 to sqrt(v), which is 3 (1 - 0.999)^1/2 = 0.09 at the first step: 1e-6 of a step of 1e-2.
-    np.testing.assert_allclose(run(AdamW(learning_rate=1e-2), p, gradients)[0], variable.numpy(), atol=1e-6)
+    np.testing.assert_allclose(run(AdamW(Schedule(1e-2)), p, gradients)[0], variable.numpy(), atol=1e-6)
 
 
 def test_ema_is_the_weighted_mean_of_all_weights_so_far():
