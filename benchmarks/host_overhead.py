@@ -77,7 +77,7 @@ def main(options):
             config, model, stop_step=spe + options.turns * steps, steps_per_execution=options.steps_per_execution
         )
     batches = training_batches(
-        source, "train", image_size=8, seed=0, start_step=0, horizontal_flip=False,
+        source, "train", image_size=8, seed=0, first=0, horizontal_flip=False,
         global_batch_size=options.global_batch_size,
     )  # fmt: skip
     (batch,) = strategy.experimental_distribute_dataset(batches.take(1))

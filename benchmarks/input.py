@@ -196,7 +196,7 @@ def write_latents(options, directory):
 def latents_per_second(directory, count):
     """One epoch; the buffer that they are shuffled in is filled before the clock starts."""
     source = open_dataset(f"latents:{directory}")
-    stream = dict(image_size=SIZE, global_batch_size=BATCH, seed=0, start_step=0, horizontal_flip=True)
+    stream = dict(image_size=SIZE, global_batch_size=BATCH, seed=0, first=0, horizontal_flip=True)
     batches = iter(training_batches(source, "train", **stream))
     next(batches)
     began = time.perf_counter()
@@ -251,7 +251,7 @@ def examples_made(name, hosts, batches):
 
 def host_batches(source, hosts):
     context = tf.distribute.InputContext(hosts, hosts // 2, hosts)
-    stream = dict(image_size=SIZE, global_batch_size=BATCH, seed=0, start_step=0, horizontal_flip=True)
+    stream = dict(image_size=SIZE, global_batch_size=BATCH, seed=0, first=0, horizontal_flip=True)
     return iter(training_batches(source, "train", context=context, **stream))
 
 

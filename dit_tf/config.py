@@ -16,7 +16,7 @@ RESUMABLE = (  # what --resume_with may name
     "learning_rate", "weight_decay", "clip_norm", "ema_decay", "ema_decays", "ema_stds", "global_batch_size",
 )  # fmt: skip
 FORMAT = 2  # of run.json; 1 is that of version 0.1.0, which has no number
-MOST_SEED = 2**63 - 1
+MOST_SEED = 2**63 - 1  # of the flags; version 0.1.0 took those below 0 too
 _LISTS = ("ema_decays", "ema_stds")
 _LARGEST_STD = 12**-0.5  # of the mean of all steps, each with the same share
 _FLOW_FIELDS = ("path", "prediction", "loss_weight", "time_distribution")
@@ -69,9 +69,6 @@ class RunConfig:
         _one_of("codec", self.codec, CODECS)
         _one_of("crop", self.crop, CROPS)
         _one_of("schedule", self.schedule, SCHEDULES)
-        for name, value in dataclasses.asdict(self).items():
-            if isinstance(value, float) and not math.isfinite(value):
-                raise ValueError(f"--{name} must be a finite number, got {value}.")
         _inside("class_dropout_prob", self.class_dropout_prob, 0.0, 1.0)
         _inside("ema_decay", self.ema_decay, 0.0, 1.0)
         for name in _LISTS:
@@ -100,8 +97,9 @@ class RunConfig:
             raise ValueError(
                 f"--schedule_steps must be more than --warmup_steps ({self.warmup_steps}), got {self.schedule_steps}."
             )
-        if not 0 <= self.seed <= MOST_SEED:
-            raise ValueError(f"--seed must be from 0 to {MOST_SEED}, got {self.seed}.")
+        for name, value in dataclasses.asdict(self).items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"--{name} must be a finite number, got {value}.")
         if self.data_digest and not re.fullmatch("[0-9a-f]{64}", self.data_digest):
             raise ValueError(f"data_digest must be 64 hexadecimal digits, got {self.data_digest[:80]!r}.")
         if self.folder_reading not in FOLDER_READINGS:

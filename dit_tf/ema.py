@@ -42,7 +42,7 @@ def main(options):
         check_reach(options, name, provenance["step"])
         summary = f"as the checkpoint of step {provenance['step']} has it"
     else:
-        step, steps = snapshots_of(options)
+        step, steps = snapshots_of(options, config)
         saved = saved_averages(options, steps)
         found, steps = match(options, saved, step, steps), sorted({other for other, _ in saved})
         model = combine(options.workdir, config, saved, found.coefficients)
@@ -99,13 +99,17 @@ def check_reach(options, name, step):
         )
 
 
-def snapshots_of(options):
+def snapshots_of(options, config):
     """(the step that the average ends at, those of all snapshots up to it)."""
+    if not config.ema_stds and options.step is None:
+        raise ValueError(
+            f"--std needs what a training with --ema_stds=0.05,0.1 leaves; the one in {options.workdir} had none."
+        )
     steps = ema_snapshots(options.workdir).steps()
     if not steps:
         raise ValueError(
-            f"--std={options.std} needs snapshots, of which {options.workdir} has none: train with --ema_stds=0.05,0.1 "
-            "and --ema_snapshot_every, or take a width that was tracked at its newest step."
+            f"--std={options.std} needs snapshots, of which {options.workdir} has none: train with "
+            f"--ema_snapshot_every, or take a width that was tracked ({shown(config.ema_stds)}) at its newest step."
         )
     step = steps[-1] if options.step is None else options.step
     if step not in steps:

@@ -56,7 +56,10 @@ class History:
         told = {name: [getattr(before, name), getattr(after, name)] for name in names}
         change = dict(step=self.step, examples=self.examples, changed=told)
         began = {name: self.step for name in averages_of(after) - averages_of(before)}
-        averages = {name: step for name, step in self.averages.items() if name in averages_of(after)} | began
+        if "ema_decay" in names:
+            began["ema"] = self.step  # goes on from what it was
+        kept = {"ema"} | averages_of(after)
+        averages = {name: step for name, step in self.averages.items() if name in kept} | began
         return History(self.step, self.examples, after.global_batch_size, (*self.changes, change), averages)
 
 

@@ -108,7 +108,7 @@ def test_a_width_is_what_it_would_have_been(run, place, ways, std, step, tmp_pat
         ([], r"^--std or --decay must be given, and not both"),
         (["--std=0.1", "--decay=0.9"], r"^--std or --decay must be given, and not both"),
         (["--std=0.3"], r"^--std must be above 0 and below 0\.2887, got 0\.3\."),
-        (["--std=nan"], r"^--std must be above 0 and below 0\.2887, got nan\."),
+        (["--std=-1"], r"^--std must be above 0 and below 0\.2887, got -1.0\."),
         (
             ["--std=0.005"],
             r"^--std=0\.005 cannot be made of the 10 snapshot\(s\) up to step 300 \(its profile .* from 0\.03 to 0\.2",

@@ -16,7 +16,7 @@ from dit_tf.samplers.options import SamplerOptions
 
 _REPOSITORY = pathlib.Path(__file__).parents[1]
 _CHANGES = {
-    "train": ["--workdir=runs/a b#1", "--nolearn_sigma", "--horizontal_flip", "--learning_rate=0.1", "--seed=-3"],
+    "train": ["--workdir=runs/a b#1", "--nolearn_sigma", "--horizontal_flip", "--learning_rate=0.1", "--seed=3"],
     "sample": ["--labels=3, 1,golden retriever", "--output=a=b.npz", "--eta=1e-5", "--guidance_interval=.1,.9"],
 }
 

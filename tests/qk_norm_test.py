@@ -36,7 +36,7 @@ def test_a_model_comes_back_from_its_file_and_has_no_public_form(saved, parse, t
 def test_a_model_without_it_is_no_beginning_for_one_with_it():
     plain, normalised = build.make_model(RunConfig(model="DiT-Mi/4")), build.make_model(_CONFIG)
     with pytest.raises(ValueError, match=r"--qk_norm must be .* \(4 weights are only here and 0 only there"):
-        start_from(normalised, plain, same_classes=True)
+        start_from(normalised, plain, same={})
 
 
 def test_preflight_counts_the_scales_and_no_products(parse, tmp_path):

@@ -64,7 +64,8 @@ def decode_image(encoded, shape):
 
 def _is_deep_png(encoded):
     """Whether it is a PNG file of 16 bits, whose depth lies behind signature, length, type, width and height."""
-    return is_png(encoded) & (tf.strings.substr(encoded, 24, 1) == b"\x10")
+    head = tf.strings.join([tf.strings.substr(encoded, 0, 25), bytes(25)])  # of a file that is too short, zeros
+    return is_png(encoded) & (tf.strings.substr(head, 24, 1) == b"\x10")
 
 
 def is_png(encoded):

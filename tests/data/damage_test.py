@@ -63,7 +63,7 @@ def test_the_first_of_the_training_stream_is_named(folder, tmp_path):
     assert first_damaged(folder, seed=6, first=4, count=5) is None
     with pytest.raises(tf.errors.OpError):
         batches = pipeline.training_batches(
-            folder, "train", image_size=SIZE, global_batch_size=4, seed=6, start_step=0, horizontal_flip=True
+            folder, "train", image_size=SIZE, global_batch_size=4, seed=6, first=0, horizontal_flip=True
         )
         list(batches.take(1))
 

@@ -93,7 +93,7 @@ def test_the_spec_has_the_thousand_classes(source):
 
 def test_training_batches_come(source):
     dataset = pipeline.training_batches(
-        source, "train", image_size=32, global_batch_size=8, seed=0, start_step=0, horizontal_flip=True
+        source, "train", image_size=32, global_batch_size=8, seed=0, first=0, horizontal_flip=True
     )
     images, labels, _ = next(dataset.as_numpy_iterator())
     assert images.shape == (8, 32, 32, 3) and sorted(labels) == [0, 0, 0, 0, 207, 207, 999, 999]

@@ -43,7 +43,7 @@ def source(tmp_path_factory):
 
 
 def batches(source, count, **changes):
-    arguments = dict(image_size=16, global_batch_size=15, seed=0, start_step=0, horizontal_flip=False)
+    arguments = dict(image_size=16, global_batch_size=15, seed=0, first=0, horizontal_flip=False)
     dataset = training_batches(source, "train", **{**arguments, **changes})
     return list(itertools.islice(dataset.as_numpy_iterator(), count))
 
@@ -121,7 +121,7 @@ def test_the_order_is_a_function_of_seed_and_epoch(source):
 def test_a_resumed_run_reads_what_the_unbroken_run_reads(source, start_step):
     # 16 does not divide 45: epochs end inside the batches 2 and 5, and step 3 starts inside the second epoch.
     unbroken = batches(source, 8, global_batch_size=16, horizontal_flip=True)
-    resumed = batches(source, 8 - start_step, global_batch_size=16, horizontal_flip=True, start_step=start_step)
+    resumed = batches(source, 8 - start_step, global_batch_size=16, horizontal_flip=True, first=16 * start_step)
     for batch, other in zip(unbroken[start_step:], resumed, strict=True):
         for array, other_array in zip(batch, other):
             np.testing.assert_array_equal(array, other_array)

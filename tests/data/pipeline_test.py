@@ -61,7 +61,7 @@ def squares(data_dir):
 
 
 def batches(source, count, **changes):
-    arguments = dict(image_size=SIZE, global_batch_size=16, seed=0, start_step=0, horizontal_flip=False)
+    arguments = dict(image_size=SIZE, global_batch_size=16, seed=0, first=0, horizontal_flip=False)
     dataset = pipeline.training_batches(source, "train", **{**arguments, **changes})
     return list(itertools.islice(dataset.as_numpy_iterator(), count))
 
@@ -81,7 +81,7 @@ def assert_equal(some_batches, other_batches):
 
 def test_batches_have_static_shapes(squares):
     dataset = pipeline.training_batches(
-        squares, "train", image_size=SIZE, global_batch_size=6, seed=0, start_step=0, horizontal_flip=True
+        squares, "train", image_size=SIZE, global_batch_size=6, seed=0, first=0, horizontal_flip=True
     )
     images, labels, rows = dataset.element_spec
     assert (images.shape, labels.shape, rows.shape) == ((6, SIZE, SIZE, 1), (6,), (6,))
@@ -121,20 +121,20 @@ def test_files_are_opened_in_an_order_of_the_epochs_own(squares, monkeypatch):
     np.testing.assert_array_equal(np.sort(stream, axis=1), np.tile(np.arange(45), (4, 1)))
     assert len({tuple(epoch) for epoch in stream}) > 1
     unbroken = batches(squares, 12, global_batch_size=15)
-    assert_equal(unbroken[7:], batches(squares, 5, global_batch_size=15, start_step=7))
+    assert_equal(unbroken[7:], batches(squares, 5, global_batch_size=15, first=7 * 15))
 
 
 @pytest.mark.parametrize("start_step", [1, 2, 3, 5])
 def test_a_resumed_run_reads_what_the_unbroken_run_reads(squares, start_step):
     # 16 does not divide 45: epochs end inside the batches 2 and 5, and step 3 starts inside the second epoch.
     unbroken = batches(squares, 8, horizontal_flip=True)
-    resumed = batches(squares, 8 - start_step, horizontal_flip=True, start_step=start_step)
+    resumed = batches(squares, 8 - start_step, horizontal_flip=True, first=16 * start_step)
     assert_equal(unbroken[start_step:], resumed)
 
 
 def test_a_resumed_run_on_digits_reads_what_the_unbroken_run_reads(digits):
     unbroken = batches(digits, 5, global_batch_size=500, horizontal_flip=True)
-    assert_equal(unbroken[3:], batches(digits, 2, global_batch_size=500, horizontal_flip=True, start_step=3))
+    assert_equal(unbroken[3:], batches(digits, 2, global_batch_size=500, horizontal_flip=True, first=3 * 500))
 
 
 def test_a_batch_may_be_larger_than_the_data_set(squares):
@@ -181,8 +181,8 @@ def test_flips_change_from_epoch_to_epoch_and_mirror_half_of_the_images(squares)
 
 
 def test_mirrors_are_drawn_from_the_seed_and_the_place_in_the_stream(squares):
-    plain = batches(squares, 2, global_batch_size=30, seed=4, start_step=1)
-    flipped = batches(squares, 2, global_batch_size=30, seed=4, start_step=1, horizontal_flip=True)
+    plain = batches(squares, 2, global_batch_size=30, seed=4, first=30)
+    flipped = batches(squares, 2, global_batch_size=30, seed=4, first=30, horizontal_flip=True)
     for place, (image, other) in enumerate(zip(*(np.concatenate([b[0] for b in x]) for x in (plain, flipped)))):
         mirrored = tf.random.stateless_uniform((), tf.constant([4, 30 + place], tf.int64), alg="philox") < 0.5
         np.testing.assert_array_equal(other, image[:, ::-1] if mirrored else image)
@@ -191,7 +191,7 @@ def test_mirrors_are_drawn_from_the_seed_and_the_place_in_the_stream(squares):
 def test_batches_are_those_of_the_first_version(digits, monkeypatch):
     """A training that an older version began goes on as it would have: the digest is of what that version read."""
     monkeypatch.undo()  # the real crop
-    stream = batches(digits, 6, global_batch_size=256, start_step=7, horizontal_flip=True)
+    stream = batches(digits, 6, global_batch_size=256, first=7 * 256, horizontal_flip=True)
     digest = hashlib.sha256(b"".join(array.tobytes() for batch in stream for array in batch)).hexdigest()
     assert digest == "e60039c35a0235098b45e27ca19b2f70302cf430ae366a44511bc30d3f226382"
 
@@ -252,7 +252,7 @@ def test_the_prefix_says_what_a_data_set_is(tmp_path, digits, data_dir):
 @pytest.mark.parametrize("hosts, replicas", [(1, 2), (2, 2), (3, 6), (24, 24)])
 @pytest.mark.parametrize("start_step", [0, 3])
 def test_every_host_reads_its_rows_of_every_batch(squares, hosts, replicas, start_step):
-    stream = dict(global_batch_size=24, start_step=start_step, horizontal_flip=True)
+    stream = dict(global_batch_size=24, first=24 * start_step, horizontal_flip=True)
     whole, own, local = batches(squares, 4, **stream), 24 // hosts, replicas // hosts
     for host in {0, hosts // 2, hosts - 1}:
         context = tf.distribute.InputContext(hosts, host, replicas)
@@ -288,7 +288,7 @@ def test_a_host_parses_no_records_of_other_rows(squares, monkeypatch):
 
 
 def test_the_stream_has_no_end_that_hosts_would_have_to_ask_about(squares):
-    arguments = dict(image_size=SIZE, global_batch_size=16, seed=0, start_step=0, horizontal_flip=False)
+    arguments = dict(image_size=SIZE, global_batch_size=16, seed=0, first=0, horizontal_flip=False)
     for context in (None, tf.distribute.InputContext(2, 1, 2)):
         stream = pipeline.training_batches(squares, "train", context=context, **arguments)
         assert stream.cardinality() == tf.data.INFINITE_CARDINALITY

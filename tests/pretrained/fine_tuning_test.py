@@ -8,6 +8,7 @@ from dit_tf.pretrained.dit_map import weights_by_path
 from dit_tf.pretrained.fine_tuning import start_from
 
 _TABLE = "label_embedder/table"
+_SAME = {label: label for label in range(10)}
 
 
 def make(seed, **changes):
@@ -36,7 +37,7 @@ def assert_equal_but_for_the_table(model, source):
 
 def test_the_same_classes_keep_everything(source):
     model = make(2)
-    sentence = start_from(model, source, same_classes=True)
+    sentence = start_from(model, source, _SAME)
     assert_equal_but_for_the_table(model, source)
     np.testing.assert_array_equal(arrays(model)[_TABLE], arrays(source)[_TABLE])
     assert "11 of the label table's 11 rows are kept, 0 begin anew" in sentence
@@ -45,7 +46,7 @@ def test_the_same_classes_keep_everything(source):
 def test_other_classes_keep_the_null_class_alone(source):
     model = make(2, num_classes=4)
     fresh = arrays(model)[_TABLE]
-    sentence = start_from(model, source, same_classes=False)
+    sentence = start_from(model, source, {})
     assert_equal_but_for_the_table(model, source)
     table = arrays(model)[_TABLE]
     np.testing.assert_array_equal(table[4], arrays(source)[_TABLE][10])
@@ -55,23 +56,23 @@ def test_other_classes_keep_the_null_class_alone(source):
 
 def test_without_classes_the_only_row_is_the_null_class(source):
     model = make(2, num_classes=1, class_dropout_prob=0.0)
-    start_from(model, source, same_classes=False)
+    start_from(model, source, {})
     np.testing.assert_array_equal(arrays(model)[_TABLE], arrays(source)[_TABLE][10:])
 
 
 def test_label_dropout_may_begin_or_end(source):
     without = make(2, class_dropout_prob=0.0)
-    start_from(without, source, same_classes=True)
+    start_from(without, source, _SAME)
     np.testing.assert_array_equal(arrays(without)[_TABLE], arrays(source)[_TABLE][:10])
     again = make(3)
     null = arrays(again)[_TABLE][10]
-    start_from(again, without, same_classes=True)
+    start_from(again, without, _SAME)
     np.testing.assert_array_equal(arrays(again)[_TABLE], np.concatenate([arrays(without)[_TABLE], null[None]]))
 
 
 def test_another_resolution_keeps_every_weight_and_computes_its_positions(source):
     model = make(2, input_size=16)
-    start_from(model, source, same_classes=True)
+    start_from(model, source, _SAME)
     assert_equal_but_for_the_table(model, source)
     assert model.patch_embedder.position_table.shape[0] == 4 * source.patch_embedder.position_table.shape[0]
 
@@ -91,7 +92,7 @@ def test_another_network_is_refused_and_left_as_it_was(source, changes, words):
     model = make(2, **changes)
     before = arrays(model)
     with pytest.raises(ValueError) as error:
-        start_from(model, source, same_classes=True)
+        start_from(model, source, _SAME)
     assert "--init_from" in str(error.value) and all(word in str(error.value) for word in words), error.value
     for path, a in arrays(model).items():
         np.testing.assert_array_equal(a, before[path])

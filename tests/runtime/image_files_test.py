@@ -1,10 +1,11 @@
 """Pictures hold the pixels they were given."""
 
-
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFont
 
+from dit_tf.runtime import fonts
+from dit_tf.runtime.fonts import font_of
 from dit_tf.runtime.image_files import write_grid
 
 
@@ -67,7 +68,24 @@ def test_without_columns_a_grid_is_nearly_square(tmp_path):
         assert grid_of(tmp_path / "grid.png").shape[:2] == (4 + rows * 66, 4 + columns * 52)
 
 
-def test_images_that_are_no_pictures_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="1 or 3 channels, got 4"):
-        write_grid(str(tmp_path / "grid.png"), np.zeros((1, 8, 8, 4), np.uint8), [0])
-    assert not list(tmp_path.iterdir())
+@pytest.mark.parametrize("channels, shown", [(2, [0, 0, 0]), (4, [0, 1, 2])])
+def test_of_other_channels_the_first_are_shown(tmp_path, channels, shown):
+    images = np.random.default_rng(0).integers(0, 256, (1, 48, 48, channels), np.uint8)
+    write_grid(str(tmp_path / "grid.png"), images, [0])
+    np.testing.assert_array_equal(grid_of(tmp_path / "grid.png")[18:66, 4:52], images[0][..., shown])
+
+
+def test_captions_are_in_letters_that_a_font_has(tmp_path, monkeypatch):
+    """DejaVu has Greek and Cyrillic letters; without it, and for Chinese, there is the label's number."""
+
+    def strip(caption, label=None):
+        labels = None if label is None else [label]
+        write_grid(str(tmp_path / "grid.png"), np.zeros((1, 48, 48, 1), np.uint8), [caption], labels=labels)
+        return grid_of(tmp_path / "grid.png")[:18]
+
+    assert font_of("cat").getname()[0] != font_of("κότα").getname()[0] == font_of("кот").getname()[0] == "DejaVu Sans"
+    assert not np.array_equal(strip("κότα", 7), strip("7"))
+    np.testing.assert_array_equal(strip("猫", 7), strip("7"))
+    np.testing.assert_array_equal(strip("猫"), strip(""))
+    monkeypatch.setattr(fonts, "_fonts", lambda: [ImageFont.load_default()])
+    np.testing.assert_array_equal(strip("κότα", 7), strip("7"))
