@@ -106,7 +106,7 @@ class _Look:
         with os.scandir(os.path.join(self.directory, folder)) as entries:
             for entry in entries:
                 if entry.name.startswith("."):
-                    self.skipped["hidden"] += entry.is_file()
+                    self.skipped["hidden"] += 1
                 elif self.reading > 1 and entry.name in _LEFTOVERS:
                     self.skipped[entry.name] += 1
                 elif entry.is_dir():
