@@ -27,7 +27,6 @@ from dit_tf.train_history import FILE, History
 from dit_tf.training.ema import LARGEST_STD, Exponential, PowerFunction
 from dit_tf.training.post_hoc import MOST_ERROR, MOST_NOISE, matches, widths
 
-
 MOST_BEFORE = 0.01  # of an average, that may lie before the step at which it began to be tracked
 
 
@@ -39,7 +38,7 @@ def main(options):
         model, provenance = build.make_model(config), dict(decay=options.decay, std=options.std)
         weights = {f"{name}/{v.path}": v.value for v in model.trainable_variables}
         provenance["step"] = Checkpoints(options.workdir).restore(weights, partial=True)
-        check_reach(options, name, provenance["step"])
+        check_reach(options, config, name, provenance["step"])
         summary = f"as the checkpoint of step {provenance['step']} has it"
     else:
         step, steps = snapshots_of(options, config)
@@ -85,9 +84,9 @@ def tracked(options, config):
     return names[options.decay]
 
 
-def check_reach(options, name, step):
+def check_reach(options, config, name, step):
     """ValueError where an average that is as the checkpoint of `step` has it began so late that it would be another."""
-    history = History.read(build.read_text(options.workdir, FILE), step, batch_size=0)
+    history = History.read(build.read_text(options.workdir, FILE), step, config.global_batch_size)
     began = history.averages.get(name, 0)
     average = Exponential(options.decay) if options.std is None else PowerFunction(options.std)
     if average.share_before(began, step) > MOST_BEFORE:

@@ -41,9 +41,9 @@ class History:
         try:
             content = json.loads(text)
             examples, changes, averages = (content[name] for name in ("examples", "changes", "averages"))
-            good = type(examples) is int and examples >= 0 and isinstance(changes, list) and isinstance(averages, dict)
+            good = examples == _examples(changes, step, batch_size)
             good = good and all(type(began) is int and 0 <= began <= step for began in averages.values())
-        except (ValueError, RecursionError, KeyError, TypeError):
+        except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
             good = False
         if not good:
             raise ValueError(f"the {FILE} of the checkpoint of step {step} is damaged: remove that checkpoint.")
@@ -61,6 +61,23 @@ class History:
         kept = {"ema"} | averages_of(after)
         averages = {name: step for name, step in self.averages.items() if name in kept} | began
         return History(self.step, self.examples, after.global_batch_size, (*self.changes, change), averages)
+
+
+def _examples(changes, step, batch_size):
+    """How many are seen after `step`, at the present batch size, by what was changed on the way; None where the changes
+    do not fit together."""
+    sizes = [batch_size]  # before and after every change, from the last to the first
+    for change in reversed(changes):
+        before, after = change["changed"].get("global_batch_size", (sizes[-1], sizes[-1]))
+        if after != sizes[-1]:
+            return None
+        sizes.append(before)
+    seen, last = 0, 0
+    for change, size in zip(changes, reversed(sizes)):
+        seen, last = seen + (change["step"] - last) * size, change["step"]
+        if seen != change["examples"]:
+            return None
+    return seen + (step - last) * batch_size
 
 
 def told(change):
