@@ -107,7 +107,8 @@ def provenance_of(options, weights):
 def convert_model(options, weights, provenance):
     with naming(weights.path):
         arguments = dit_config.infer(weights.state, **told(options, weights))
-        config = run_config(options, arguments)
+        latents = works_on_latents(options, weights, arguments["in_channels"])
+        config = run_config(options, arguments, latents)
         model = build.make_model(config)
         total = 4 * count_parameters(model)[0]
         with tqdm.tqdm(total=total, unit="B", unit_scale=True, desc="weights", dynamic_ncols=True) as bar:
@@ -127,10 +128,9 @@ def given(options, names):
     return {name: getattr(options, name) for name in names if getattr(options, name) is not None}
 
 
-def run_config(options, arguments):
+def run_config(options, arguments, latents):
     """What train would have written for a model of these arguments. ValueError for what RunConfig has no field for."""
     side, channels = arguments["input_size"], arguments["in_channels"]
-    latents = works_on_latents(options, channels)
     if arguments["mlp_ratio"] != MLP_RATIO:
         raise ValueError(f"the ratio of its MLPs must be {MLP_RATIO}, got {arguments['mlp_ratio']}")
     published = published_as(options.source)
@@ -152,13 +152,16 @@ def run_config(options, arguments):
     )
 
 
-def works_on_latents(options, channels):
-    """Whether the network diffuses latents. ValueError where it has 4 channels and nobody says what they are."""
+def works_on_latents(options, weights, channels):
+    """Whether the network diffuses latents. ValueError where it has 4 channels and nobody says what they are: neither
+    --codec, nor the name of a published file, nor diffusers' layout, whose pipeline has an autoencoder."""
     if options.codec not in (None, "pixels", "vae"):
         raise ValueError(f"--codec must be pixels or vae, got {options.codec!r}")
     if options.codec == "vae" and channels != LATENT_CHANNELS:
         raise ValueError(f"--codec=vae goes with networks of {LATENT_CHANNELS} channels, this one has {channels}")
-    if channels == LATENT_CHANNELS and options.codec is None and published_as(options.source) is None:
+    published = published_as(options.source) or os.path.basename(options.source) in {p.file for p in PUBLISHED.values()}
+    known = published or weights.layout == "diffusers"
+    if channels == LATENT_CHANNELS and options.codec is None and not known:
         raise ValueError(
             "a network of 4 channels may work on latents of the autoencoder, as the published ones do, or on pixels of "
             "4 channels: add --codec=vae or --codec=pixels"

@@ -68,7 +68,7 @@ def converted(tmp_path_factory, parse, state):
     directory = tmp_path_factory.mktemp("converted")
     write_torch(directory / "bare.pt", state)
     source, output = f"--source={directory / 'bare.pt'}", f"--output={directory / 'dit.keras'}"
-    convert.main(parse(flags.define_convert, source, output, "--num_heads=4"))
+    convert.main(parse(flags.define_convert, source, output, "--num_heads=4", "--codec=vae"))
     return str(directory / "dit.keras")
 
 
@@ -93,7 +93,7 @@ def test_they_go_back_bit_for_bit(run, converted, state):
 def test_a_training_checkpoint_gives_its_average_or_its_raw_weights(run, written, flag, part):
     checkpoint = {name: arrays_of("dit/tiny_train_ckpt.npz", f"{name}/") for name in ("model", "ema")}
     source = written({**checkpoint, "opt": {"step": 2}, "args": {"lr": 1e-4}})
-    model = run(source, "--num_heads=4", flag)
+    model = run(source, "--num_heads=4", "--codec=vae", flag)
     assert json.loads(model_file.read_text(model, "provenance.json"))["part"] == part
     weights = read_torch(run(model, output="back.pt"))
     table = weights.pop("pos_embed")
@@ -112,7 +112,7 @@ def test_diffusers_files_compute_what_dit_computes(run):
 
 def test_the_weights_of_a_sit_compute_what_sit_computes(run, written, state):
     """Of the doubled channels it drops the second half; times are in [0, 1]."""
-    path = run(written(state), "--num_heads=4", "--objective=flow", "--path=gvp")
+    path = run(written(state), "--num_heads=4", "--codec=vae", "--objective=flow", "--path=gvp")
     config, arrays = build.load_config(path), arrays_of("dit/tiny_sit_forward.npz")
     assert (config.model, config.objective, config.path) == ("SiT-64x2x4/2", "flow", "gvp")
     out = forward(build.load_model(path), arrays)[:, :4]
@@ -146,16 +146,23 @@ def public_state(rows=1001, channels=4, out_channels=8, ratio=4, width=384, side
     return dict(to_official(ours, sincos_position_table((side // 2,) * 2, width), 2))
 
 
-@pytest.mark.parametrize("shapes, expected", [
-    (dict(channels=3, out_channels=3), dict(codec="pixels", channels=3, image_size=4, learn_sigma=False)),
-    (dict(channels=1, out_channels=2), dict(codec="pixels", channels=1, image_size=4, learn_sigma=True)),
-    (dict(), dict(codec="vae", channels=3, image_size=32, dataset="imagenet2012", model="DiT-384x1x6/2")),
+@pytest.mark.parametrize("shapes, flag, expected", [
+    (dict(channels=3, out_channels=3), [], dict(codec="pixels", channels=3, image_size=4, learn_sigma=False)),
+    (dict(channels=1, out_channels=2), [], dict(codec="pixels", channels=1, image_size=4, learn_sigma=True)),
+    (dict(channels=2, out_channels=2), [], dict(codec="pixels", channels=2, image_size=4)),
+    (dict(), ["--codec=pixels"], dict(codec="pixels", channels=4, image_size=4)),
+    (dict(), ["--codec=vae"], dict(codec="vae", channels=3, image_size=32, dataset="imagenet2012", model="DiT-384x1x6/2")),
 ])  # fmt: skip
-def test_channels_tell_pixels_from_latents(run, written, shapes, expected):
-    path = run(written(public_state(**shapes)))
+def test_channels_and_codec_tell_pixels_from_latents(run, written, shapes, flag, expected):
+    path = run(written(public_state(**shapes)), *flag)
     config = build.load_config(path)
     assert {name: getattr(config, name) for name in expected} == expected
     assert build.load_classes(path) == imagenet() and build.load_model(path).null_label == 1000
+
+
+def test_a_file_that_is_called_as_a_published_one_has_latents(run, written):
+    config = build.load_config(run(written(public_state(), "DiT-XL-2-256x256.pt")))
+    assert (config.codec, config.image_size) == ("vae", 32)
 
 
 def test_the_table_names_what_it_has():
@@ -163,7 +170,7 @@ def test_the_table_names_what_it_has():
 
 
 def test_the_summary_says_what_it_is_and_what_to_type(run, written, state, capsys):
-    path = run(written(state), "--num_heads=4")
+    path = run(written(state), "--num_heads=4", "--codec=vae")
     what, following = capsys.readouterr().out.splitlines()[-2:]
     assert what.startswith(
         f"{path}: DiT-64x2x4/2, 64x64 images (latents 8x8x4), 10 classes and a null class, ddpm, 0.2 M"
@@ -235,12 +242,14 @@ def test_flags_that_do_not_fit(parse, tmp_path, monkeypatch, arguments, message)
 
 
 @pytest.mark.parametrize("shapes, flags, message", [
-    (dict(channels=2, out_channels=2), [], "a model of 2 channels works on neither pixels"),
-    (dict(ratio=2), [], "the ratio of its MLPs must be 4.0, got 2.0"),
+    (dict(), [], "4 channels may work on latents .* or on pixels .*: add --codec=vae or --codec=pixels"),
+    (dict(channels=3, out_channels=3), ["--codec=vae"], "--codec=vae goes with networks of 4 channels, this one has 3"),
+    (dict(), ["--codec=haar"], "--codec must be pixels or vae, got 'haar'"),
+    (dict(ratio=2), ["--codec=vae"], "the ratio of its MLPs must be 4.0, got 2.0"),
     (dict(rows=1000), [], "The label table has 1000 rows: say by --num_classes"),
     (dict(), ["--input_size=6"], "--input_size=6x6 does not fit"),
-    (dict(), ["--path=gvp"], "--path goes with --objective=flow"),
-    (dict(), ["--objective=edm"], "--objective must be one of ddpm, flow"),
+    (dict(), ["--codec=vae", "--path=gvp"], "--path goes with --objective=flow"),
+    (dict(), ["--codec=vae", "--objective=edm"], "--objective must be one of ddpm, flow"),
     (dict(), [f"--sha256={'0' * 64}"], "is not that of"),
 ])  # fmt: skip
 def test_what_cannot_be_written_is_one_sentence_with_the_file(run, written, tmp_path, shapes, flags, message):
@@ -254,10 +263,10 @@ def test_an_output_over_its_source_is_refused_and_another_is_replaced(run, parse
     source = written(state)
     with pytest.raises(ValueError, match="another file than --source"):
         convert.main(parse(flags.define_convert, f"--source={converted}", f"--output={converted}"))
-    path = run(source, "--num_heads=4")
+    path = run(source, "--num_heads=4", "--codec=vae")
     before = pathlib.Path(path).read_bytes()
-    assert pathlib.Path(run(source, "--num_heads=4")).read_bytes() == before  # the same input, the same bytes
-    run(source, "--num_heads=4", "--objective=flow")
+    assert pathlib.Path(run(source, "--num_heads=4", "--codec=vae")).read_bytes() == before  # the same input, the same bytes
+    run(source, "--num_heads=4", "--codec=vae", "--objective=flow")
     assert pathlib.Path(path).read_bytes() != before and sorted(os.listdir(tmp_path)) == ["out.keras", "source.pt"]
 
 
@@ -271,7 +280,7 @@ def test_a_published_name_is_fetched_first(parse, tmp_path, monkeypatch, state, 
         return str(tmp_path / "there.pt")
 
     monkeypatch.setattr(published, "download", fetch)
-    arguments = ["--source=sit-xl-2-256", "--num_heads=4", f"--output={tmp_path / 'sit.keras'}"]
+    arguments = ["--source=sit-xl-2-256", "--num_heads=4", "--codec=vae", f"--output={tmp_path / 'sit.keras'}"]
     convert.main(parse(flags.define_convert, *arguments, f"--download_dir={tmp_path}"))
     assert fetched == [(row.address, str(tmp_path / row.file), None)]
     assert build.load_config(str(tmp_path / "sit.keras")).objective == "flow"
