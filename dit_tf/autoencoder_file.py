@@ -4,14 +4,13 @@ import json
 import os
 import zipfile
 
+from dit_tf.build import AUTOENCODER, PROVENANCE
 from dit_tf.config import POLICIES
 from dit_tf.models.autoencoder_kl import SCALING_FACTOR, AutoencoderKL
 from dit_tf.pretrained import vae_map
 from dit_tf.pretrained.published import PUBLISHED, fetch_published
 from dit_tf.pretrained.weight_files import naming, read_weight_file
 from dit_tf.runtime import model_file
-
-FACTS = "autoencoder.json"  # in the file: what tells it from that of a model
 
 
 def load(path, precision="float32", sha256=""):
@@ -21,7 +20,7 @@ def load(path, precision="float32", sha256=""):
     """
     if path in PUBLISHED and not os.path.exists(path):
         path = fetch_published(path)
-    facts = model_file.read_text(path, FACTS) if zipfile.is_zipfile(path) else None
+    facts = model_file.read_text(path, AUTOENCODER) if zipfile.is_zipfile(path) else None
     if facts is not None:
         with naming(path):
             vae = AutoencoderKL(POLICIES[precision], width=json.loads(facts).get("width", vae_map.WIDTH))
@@ -48,5 +47,5 @@ def make(arrays, precision="float32"):
 def save(path, vae, provenance):
     """Write a .keras file of an autoencoder; provenance: a dict that says where it came from."""
     facts = dict(encoder_sha256=vae.encoder_sha256(), scaling_factor=SCALING_FACTOR, width=vae.width)
-    texts = {FACTS: json.dumps(facts, indent=1), "provenance.json": json.dumps(provenance, indent=1)}
+    texts = {AUTOENCODER: json.dumps(facts, indent=1), PROVENANCE: json.dumps(provenance, indent=1)}
     model_file.save(path, vae, texts)

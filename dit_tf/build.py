@@ -10,7 +10,6 @@ import zipfile
 import keras
 import tensorflow as tf
 
-from dit_tf import autoencoder_file
 from dit_tf.config import POLICIES, RunConfig
 from dit_tf.data.class_names import ClassTable, numbered
 from dit_tf.diffusion import likelihood as variational
@@ -39,6 +38,7 @@ from dit_tf.transport.transport import Transport
 
 # The texts that lie beside every checkpoint and inside every .keras file.
 RUN, CLASSES, PROVENANCE = "run.json", "classes.json", "provenance.json"
+AUTOENCODER = "autoencoder.json"  # in the file of one, which this tells from that of a model
 
 _ANY_SCALE = 1.5  # of guidance, where it comes with each request: of a guided program it is an argument
 
@@ -207,7 +207,7 @@ def load_config(path):
             return RunConfig.from_json(text)
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{path} has no configuration that can be read: {error}") from error
-    if read_text(path, autoencoder_file.FACTS) is not None:
+    if read_text(path, AUTOENCODER) is not None:
         raise ValueError(f"{path} is an autoencoder, which goes to --vae: a model is needed here.")
     if zipfile.is_zipfile(path):
         raise ValueError(f"{path} is not a model that dit_tf wrote: it holds no {RUN}.")
