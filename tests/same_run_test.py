@@ -10,16 +10,15 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from dit_tf import build, ema, evaluate, flags, sample, train
-from dit_tf.data.class_names import ClassTable
+from dit_tf import build, ema, evaluate, evaluate_likelihood, flags, sample, train
 from dit_tf.data.folder import FolderSource
-from dit_tf.evaluate_likelihood import matched
 from dit_tf.resumption import check_same_run
 from dit_tf.runtime.checkpoint import Checkpoints
 from dit_tf.runtime.checksums import write_checksums
+from dit_tf.runtime.preemption import StopRequest
 from dit_tf.train_history import FILE, History
 
-_TINY = ["--model=DiT-16x1x1/4", "--global_batch_size=4", "--image_size=8", "--xla=false", "--sample_every=0"]
+_TINY = ["--model=DiT-16x1x1/4", "--global_batch_size=4", "--image_size=8", "--sample_every=0"]
 _EVERY = ["--steps_per_execution=2", "--checkpoint_every=2", "--log_every=2"]
 
 
@@ -33,13 +32,17 @@ def fill(folder, classes=("a", "b"), images=4):
 
 @pytest.fixture(scope="module")
 def run(parse):
-    """run(workdir, folder, steps, *flags) -> what train printed."""
+    """run(workdir, folder, steps, *flags) -> what train printed. What is compiled for some flags serves all with them.
+    """
+    compiled, strategy = {}, tf.distribute.OneDeviceStrategy("/CPU:0")
 
     def trained(workdir, folder, steps, *more):
-        output = io.StringIO()
+        output, program = io.StringIO(), tuple(flag for flag in more if "=" in flag and "resume_with" not in flag)
         arguments = [f"--workdir={workdir}", f"--dataset=folder:{folder}", f"--train_steps={steps}", *_TINY, *_EVERY]
-        with contextlib.redirect_stdout(output):
-            train.main(parse(flags.define_train, *arguments, *more))
+        options = parse(flags.define_train, *arguments, *more)
+        with contextlib.redirect_stdout(output), contextlib.ExitStack() as resources:
+            request = resources.enter_context(StopRequest())
+            compiled[program] = train.train(options, strategy, resources, request, compiled.get(program))
         return output.getvalue()
 
     return trained
@@ -140,33 +143,33 @@ def test_a_changed_batch_and_a_late_average_go_on_from_what_was_seen(run, copy, 
 
 def test_a_schedule_is_part_of_what_a_run_is_and_exact_when_it_goes_on(run, original, tmp_path):
     images, scheduled = original[1], ["--schedule=cosine", "--warmup_steps=2"]
+    scheduled.append("--schedule_steps=6")
     run(tmp_path / "whole", images, 6, *scheduled)
-    run(tmp_path / "parts", images, 4, *scheduled, "--schedule_steps=6")
+    run(tmp_path / "parts", images, 4, *scheduled)
     refused(tmp_path / "parts", lambda: run(tmp_path / "parts", images, 6), "--warmup_steps=0 here, 2 there")
-    wrong = [*scheduled, "--schedule_steps=8"]
+    wrong = [*scheduled[:-1], "--train_steps=8"]  # which is where its schedule would end
     refused(tmp_path / "parts", lambda: run(tmp_path / "parts", images, 6, *wrong), "--schedule_steps=8 here, 6 there")
     run(tmp_path / "parts", images, 6, *scheduled)
     assert (tmp_path / "whole/model.keras").read_bytes() == (tmp_path / "parts/model.keras").read_bytes()
     assert (tmp_path / "whole/model.keras").read_bytes() != (original[0] / "model.keras").read_bytes()
 
 
-def test_the_likelihood_matches_classes_by_name(original, parse, tmp_path):
-    """Of b alone it is that of the same images beside a's, and zebra is refused."""
+def test_the_likelihood_matches_classes_by_name(original, parse, tmp_path, monkeypatch):
+    """b, alone in a folder and so its class 0, has the model's label 1; zebra is refused."""
     workdir, images = original
-    bits = {}
-    for name in ("both", "b"):
-        folder = tmp_path / name
-        shutil.copytree(images / "b", folder / "b")
-        if name == "both":
-            shutil.copytree(images / "a", folder / "a")
-        path = tmp_path / f"{name}.json"
-        options = [f"--workdir={workdir}", "--likelihood", f"--dataset=folder:{folder}", "--split=train"]
-        options += ["--num_steps=2", "--batch_size=4", f"--output={path}"]
-        evaluate.main(parse(flags.define_evaluate, *options))
-        bits[name] = json.loads(path.read_text())["bits_per_dim"]
-    assert np.isfinite(list(bits.values())).all()
-    assert matched("", ClassTable(("b",)), build.load_classes(str(workdir))).tolist() == [1]
-    (tmp_path / "b" / "b").rename(tmp_path / "b" / "zebra")
+    shutil.copytree(images / "b", tmp_path / "some" / "b")
+    evaluated, labels = evaluate_likelihood.evaluated, []
+
+    def recorded(likelihood, shared, examples, given, *more):
+        labels.extend(given)
+        return evaluated(likelihood, shared, examples, given, *more)
+
+    monkeypatch.setattr(evaluate_likelihood, "evaluated", recorded)
+    options = [f"--workdir={workdir}", "--likelihood", f"--dataset=folder:{tmp_path}/some", "--split=train"]
+    options += ["--num_steps=2", "--batch_size=4", f"--output={tmp_path}/metrics.json"]
+    evaluate.main(parse(flags.define_evaluate, *options))
+    assert labels == [1, 1, 1, 1] and np.isfinite(json.loads((tmp_path / "metrics.json").read_text())["bits_per_dim"])
+    (tmp_path / "some" / "b").rename(tmp_path / "some" / "zebra")
     with pytest.raises(ValueError, match=r"--dataset=folder:.* has 1 class\(es\) .* not trained on: 0 zebra"):
         evaluate.main(parse(flags.define_evaluate, *options))
 
