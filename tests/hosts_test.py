@@ -9,6 +9,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import socket
 import time
@@ -160,3 +161,16 @@ def test_ten_kills_of_hosts_that_are_each_started_again_at_once(unbroken, tiny_f
                     process.kill()
         assert_finished_as(training.workdir, unbroken)
         finished += 1
+
+
+@pytest.mark.slow
+def test_two_hosts_go_on_with_another_batch_as_one_does(tiny_flags, trained, tmp_path):
+    losses = []
+    for place, kind in enumerate((TwoHosts, Training)):
+        training = kind(tiny_flags, tmp_path / f"{place}" / "run", checkpoint_every=50)
+        shutil.copytree(trained, training.workdir)
+        training.command += ["--global_batch_size=8", f"--train_steps={STEPS + 100}", "--resume_with=global_batch_size"]
+        results = training.run_both() if kind is TwoHosts else [training.run()]
+        assert all(code == 0 for code, _, _ in results), results
+        losses.append([line["loss"] for line in metrics(training.workdir)[-2:]])
+    np.testing.assert_allclose(*losses, rtol=1e-4)

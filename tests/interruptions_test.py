@@ -5,6 +5,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import time
 
@@ -126,6 +127,35 @@ def test_five_interruptions_in_a_row(trained, tiny_flags, tmp_path):
     assert code == 0, errors
     assert f"Resuming from step {before}\n" in output
     assert_finished_as(tmp_path, trained)
+
+
+@pytest.fixture(scope="module")
+def with_another_batch(trained, tiny_flags, tmp_path_factory):
+    """go_on(name) -> a `Training` that goes on from the finished one's checkpoint for 100 steps of half the batch."""
+
+    def go_on(name):
+        training = Training(tiny_flags, tmp_path_factory.mktemp(name) / "run", checkpoint_every=50)
+        shutil.copytree(trained, training.workdir)
+        changes = ["--global_batch_size=8", f"--train_steps={STEPS + 100}", "--resume_with=global_batch_size"]
+        training.command += changes
+        return training
+
+    return go_on
+
+
+def test_a_kill_after_the_batch_size_was_changed_changes_nothing(with_another_batch):
+    """The order of the data follows the count of examples, which is no multiple of the batch any more."""
+    whole, killed = with_another_batch("whole"), with_another_batch("killed")
+    assert whole.run()[0] == 0
+    code, _, errors = killed.interrupt(signal.SIGKILL, killed.has("00000350"))
+    assert code == -signal.SIGKILL, errors
+    code, output, errors = killed.run()
+    assert code == 0 and "Resuming from step 350\n" in output, errors
+    expected, actual = (variables(training.workdir, STEPS + 100) for training in (whole, killed))
+    assert actual.keys() == expected.keys()
+    assert all(np.array_equal(actual[name], expected[name]) for name in expected)
+    for training in (whole, killed):
+        assert json.loads(training.checkpoints.read_text("history.json"))["examples"] == STEPS * 16 + 100 * 8
 
 
 @pytest.mark.kills
