@@ -57,10 +57,10 @@ def main(options):
 
 def take_turns(programs, turns, images, widths):
     """{name: [what `measure` gives, a turn each]}."""
-    spawn, measured = multiprocessing.get_context("spawn"), {name: [] for name in programs}
+    fresh, measured = multiprocessing.get_context("forkserver"), {name: [] for name in programs}
     for turn in range(turns):
         for name in programs:
-            with spawn.Pool(1) as pool:  # one process, which ends with its task
+            with fresh.Pool(1) as pool:  # one process, which ends with its task
                 record = pool.apply(measure, (name, images, widths))
             measured[name].append(record)
             result = ", ".join(f"{value:.6g}" for value in record["result"])
@@ -78,7 +78,7 @@ def measure(name, images, widths):
     before, began = psutil.Process().memory_info().rss, time.perf_counter()
     result = [number for pair in pairs for number in program(*pair)]
     seconds, peak = time.perf_counter() - began, peak_bytes()
-    return dict(seconds=seconds, bytes=peak - before, result=result, product=product_speed())
+    return dict(seconds=seconds, bytes=peak - before, result=result, product=product_speed(min(2048, images)))
 
 
 def peak_bytes():
@@ -86,12 +86,12 @@ def peak_bytes():
         return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM"))
 
 
-def product_speed():
-    a, speeds = np.ones((2048, 2048), np.float32), []
+def product_speed(side):
+    a, speeds = np.ones((side, side), np.float32), []
     for _ in range(5):
         began = time.perf_counter()
         a @ a
-        speeds.append(2.0 * 2048**3 / (time.perf_counter() - began))
+        speeds.append(2.0 * side**3 / (time.perf_counter() - began))
     return max(speeds)
 
 

@@ -47,7 +47,7 @@ from dit_tf.data.pipeline import open_dataset, training_batches
 from dit_tf.data.source import image_example
 from dit_tf.flags import run
 
-SIZE, BATCH = 256, 256
+SIZE = 256
 SIDES = [(500, 375), (375, 500), (500, 333), (500, 375), (500, 400), (333, 500), (500, 375), (500, 334), (640, 480)]
 SIDES += [(1200, 900)]  # width, height: one file in ten is large
 
@@ -57,18 +57,19 @@ def define_flags(values):
     flags.DEFINE_bool("torch", True, "Measure torch too; --notorch: ours alone.", flag_values=values)
     flags.DEFINE_integer("turns", 5, "Passes of every program; the median counts.", flag_values=values)
     flags.DEFINE_integer("files", 300, "JPEG files that are made.", flag_values=values)
-    flags.DEFINE_integer("batches", 10, f"Batches of {BATCH} in a pass.", flag_values=values)
+    flags.DEFINE_integer("batch_size", 256, "Images of a batch.", flag_values=values)
+    flags.DEFINE_integer("batches", 10, "Batches in a pass.", flag_values=values)
     flags.DEFINE_integer("latents", 20_480, "Latents that are made and read.", flag_values=values)
     flags.DEFINE_integer("simulate_hosts", 0, "Instead: the input of one of so many hosts.", flag_values=values)
 
 
 def main(options):
-    if min(options.workers, options.turns, options.files, options.batches) < 1:
-        raise ValueError("--workers, --turns, --files and --batches must be at least 1.")
-    if options.latents < 10 * BATCH:
-        raise ValueError(f"--latents must be at least {10 * BATCH}, got {options.latents}.")
-    if options.simulate_hosts < 0 or BATCH % max(1, options.simulate_hosts):
-        raise ValueError(f"--simulate_hosts must divide {BATCH}, got {options.simulate_hosts}.")
+    if min(options.workers, options.turns, options.files, options.batch_size, options.batches) < 1:
+        raise ValueError("--workers, --turns, --files, --batch_size and --batches must be at least 1.")
+    if options.latents < 10 * options.batch_size:
+        raise ValueError(f"--latents must be at least {10 * options.batch_size}, got {options.latents}.")
+    if options.simulate_hosts < 0 or options.batch_size % max(1, options.simulate_hosts):
+        raise ValueError(f"--simulate_hosts must divide {options.batch_size}, got {options.simulate_hosts}.")
     print_machine()
     with tempfile.TemporaryDirectory() as directory:
         if options.simulate_hosts:
@@ -82,12 +83,12 @@ def images(options, directory):
     if options.torch and importlib.util.find_spec("torch") is None:
         sys.exit("Missing: torch; install the extra `benchmark` (pip install '.[cpu,benchmark]'), or give --notorch.")
     files = written_files(directory, options.files)
-    paths = [files[i % len(files)] for i in range(BATCH * options.batches)]
+    paths = [files[i % len(files)] for i in range(options.batch_size * options.batches)]
     beside = "torch DataLoader, PIL" if options.torch else "dit_tf, crop fast"
-    programs = {"dit_tf, crop fast": tf_data_pass(paths, options.workers, "fast")}
+    programs = {"dit_tf, crop fast": tf_data_pass(paths, options, "fast")}
     if options.torch:
-        programs[beside] = torch_pass(paths, options.workers)
-    programs["dit_tf, crop pil"] = tf_data_pass(paths, options.workers, "pil")
+        programs[beside] = torch_pass(paths, options)
+    programs["dit_tf, crop pil"] = tf_data_pass(paths, options, "pil")
     size = sum(map(os.path.getsize, files)) / len(files) / 1e3
     title = f"{len(files)} JPEG files of {size:.0f} kB in the mean, {options.workers} workers, {options.turns} turns"
     print_table(title, take_turns(programs, options.turns, len(paths)), beside)
@@ -111,7 +112,7 @@ def written_files(directory, count):
     return paths
 
 
-def tf_data_pass(paths, workers, crop):
+def tf_data_pass(paths, options, crop):
     """A function that reads all files once; it returns how many images came."""
 
     def prepare(position, path):
@@ -119,9 +120,10 @@ def tf_data_pass(paths, workers, crop):
         return image_example(tf.io.read_file(path), SIZE, 3, crop, mirror)
 
     records = tf.data.Dataset.from_tensor_slices(paths).enumerate()
-    batches = records.map(prepare, num_parallel_calls=workers, deterministic=True).batch(BATCH).prefetch(2)
+    images = records.map(prepare, num_parallel_calls=options.workers, deterministic=True)
+    batches = images.batch(options.batch_size).prefetch(2)
     limits = tf.data.Options()
-    limits.threading.private_threadpool_size = workers
+    limits.threading.private_threadpool_size = options.workers
     limits.threading.max_intra_op_parallelism = 1
     batches = batches.with_options(limits)
     return lambda: sum(len(batch) for batch in batches)
@@ -159,20 +161,20 @@ def centre_crop_arr(image):
     return Image.fromarray(array[top : top + SIZE, left : left + SIZE])
 
 
-def torch_pass(paths, workers):
+def torch_pass(paths, options):
     """As tf_data_pass, by a DataLoader whose workers stay between passes and stack the batches."""
     from torch.utils.data import DataLoader
 
     # TensorFlow has threads by now, which a fork would not survive.
-    options = dict(num_workers=workers, persistent_workers=True, multiprocessing_context="spawn")
-    loader = DataLoader(TorchFiles(paths), batch_size=BATCH, **options)
+    workers = dict(num_workers=options.workers, persistent_workers=True, multiprocessing_context="spawn")
+    loader = DataLoader(TorchFiles(paths), batch_size=options.batch_size, **workers)
     return lambda: sum(len(batch) for batch in loader)
 
 
 def latents(options, directory):
     """Stored latents to batches."""
     write_latents(options, directory)
-    speeds = [latents_per_second(directory, options.latents) for _ in range(options.turns)]
+    speeds = [latents_per_second(directory, options) for _ in range(options.turns)]
     spread = f"{min(speeds):.0f} to {max(speeds):.0f}"
     print(f"{options.latents} latents of 32 x 32 x 8 bfloat16, two mirrors: {statistics.median(speeds):.0f} images/s")
     print(f"({spread}, {options.turns} turns)")
@@ -193,16 +195,14 @@ def write_latents(options, directory):
                 writer.write(f"{shard}-{i}".encode(), int(rng.integers(1000)), *moments)
 
 
-def latents_per_second(directory, count):
+def latents_per_second(directory, options):
     """One epoch; the buffer that they are shuffled in is filled before the clock starts."""
-    source = open_dataset(f"latents:{directory}")
-    stream = dict(image_size=SIZE, global_batch_size=BATCH, seed=0, first=0, horizontal_flip=True)
-    batches = iter(training_batches(source, "train", **stream))
+    batches = host_batches(open_dataset(f"latents:{directory}"), 1, options)
     next(batches)
-    began = time.perf_counter()
-    for _ in range(count // BATCH):
+    began, count = time.perf_counter(), options.latents // options.batch_size
+    for _ in range(count):
         next(batches)
-    return count // BATCH * BATCH / (time.perf_counter() - began)
+    return count * options.batch_size / (time.perf_counter() - began)
 
 
 def one_of_hosts(options, directory):
@@ -211,28 +211,29 @@ def one_of_hosts(options, directory):
     os.mkdir(files), os.mkdir(stored)
     written_files(files, options.files)
     write_latents(options, stored)
-    print(f"One of {options.simulate_hosts} hosts, global batches of {BATCH}, {options.turns} turns, medians\n")
+    title = f"One of {options.simulate_hosts} hosts, global batches of {options.batch_size}"
+    print(f"{title}, {options.turns} turns, medians\n")
     print("| data | hosts | images/s of the host | CPU ms a global batch | beside one host | examples made, of all |")
     print("|---|---|---|---|---|---|")
     for title, name in (("JPEG files", f"folder:{files}"), ("latents", f"latents:{stored}")):
         alone = None
         for hosts in (1, options.simulate_hosts):
-            turns = [host_pass(name, hosts, options.batches) for _ in range(options.turns)]
+            turns = [host_pass(name, hosts, options) for _ in range(options.turns)]
             speed, cost = (statistics.median(column) for column in zip(*turns))
-            alone, made = alone or cost, examples_made(name, hosts, options.batches)
+            alone, made = alone or cost, examples_made(name, hosts, options)
             print(f"| {title} | {hosts} | {speed:.0f} | {cost:.1f} | {cost / alone:.3f} | {made:.3f} |", flush=True)
 
 
-def host_pass(name, hosts, batches):
+def host_pass(name, hosts, options):
     """A host's images/s, and milliseconds of its CPU time for a global batch."""
-    shares = host_batches(open_dataset(name), hosts)
+    shares = host_batches(open_dataset(name), hosts, options)
     next(shares)  # by now the buffer that records are shuffled in is full
     began, busy = time.perf_counter(), cpu_seconds()
-    rows = sum(len(next(shares)[2]) for _ in range(batches))
-    return rows / (time.perf_counter() - began), (cpu_seconds() - busy) / batches * 1e3
+    rows = sum(len(next(shares)[2]) for _ in range(options.batches))
+    return rows / (time.perf_counter() - began), (cpu_seconds() - busy) / options.batches * 1e3
 
 
-def examples_made(name, hosts, batches):
+def examples_made(name, hosts, options):
     """How many images were decoded, or latents unpacked, for so many global batches, as a share of their rows. A few
     more than are asked for, since some are made ahead."""
     source, made = open_dataset(name), []
@@ -243,15 +244,15 @@ def examples_made(name, hosts, batches):
         return example(*arguments)
 
     source.example = counted
-    shares = host_batches(source, hosts)
-    for _ in range(batches):
+    shares = host_batches(source, hosts, options)
+    for _ in range(options.batches):
         next(shares)
-    return len(made) / (batches * BATCH)
+    return len(made) / (options.batches * options.batch_size)
 
 
-def host_batches(source, hosts):
+def host_batches(source, hosts, options):
     context = tf.distribute.InputContext(hosts, hosts // 2, hosts)
-    stream = dict(image_size=SIZE, global_batch_size=BATCH, seed=0, first=0, horizontal_flip=True)
+    stream = dict(image_size=SIZE, global_batch_size=options.batch_size, seed=0, first=0, horizontal_flip=True)
     return iter(training_batches(source, "train", context=context, **stream))
 
 

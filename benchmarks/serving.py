@@ -47,6 +47,7 @@ def define_flags(values):
     flags.DEFINE_string("workdir", None, "A trained model of pixels in place of the cases.", flag_values=values)
     flags.DEFINE_integer("num_steps", 10, "Of DDIM.", flag_values=values)
     flags.DEFINE_list("rows", ["1", "8"], "Images of a request.", flag_values=values)
+    flags.DEFINE_list("weights_dtypes", list(DTYPES[1:]), "Beside float32.", flag_values=values)
     flags.DEFINE_integer("turns", 5, "Of every program; the median counts.", flag_values=values)
 
 
@@ -54,6 +55,8 @@ def main(options):
     unknown = set(options.cases) - set(CASES)
     if unknown:
         raise ValueError(f"--cases must be among {', '.join(CASES)}, got {', '.join(sorted(unknown))}.")
+    if set(options.weights_dtypes) - set(DTYPES[1:]):
+        raise ValueError(f"--weights_dtypes must be among {', '.join(DTYPES[1:])}, got {options.weights_dtypes}.")
     if options.turns < 1:
         raise ValueError(f"--turns must be at least 1, got {options.turns}.")
     rows = [int(text) for text in options.rows]
@@ -84,7 +87,8 @@ def measure(name, case, options, rows):
     decoder = build.tensors(build.make_codec(config, vae).decoder_variables)
     shared = params, decoder, tf.nest.map_structure(tf.constant, sampler.controls)
     with tempfile.TemporaryDirectory() as directory:
-        saved = {dtype: exported(case, asked, dtype, max(rows), directory) for dtype in DTYPES}
+        dtypes = DTYPES[0], *options.weights_dtypes
+        saved = {dtype: exported(case, asked, dtype, max(rows), directory) for dtype in dtypes}
         print(f"\n{name}: {config.model}, {config.image_size} pixels, DDIM-{options.num_steps}, guided\n")
         print("| weights | MiB | loaded in s | change of an image in grey levels |\n|---|---|---|---|")
         whole = None
@@ -99,8 +103,10 @@ def measure(name, case, options, rows):
             programs = {
                 "sampler": lambda: plain(shared, label, seed, row).images.numpy(),
                 "serving_default": requested(float32, "serving_default", count),
-                "serving_default, bfloat16": requested(saved["bfloat16"][0], "serving_default", count),
-                "serving_default, int8": requested(saved["int8"][0], "serving_default", count),
+            }
+            for dtype in options.weights_dtypes:
+                programs[f"serving_default, {dtype}"] = requested(saved[dtype][0], "serving_default", count)
+            programs |= {
                 "sampler, XLA": lambda: sampler(params, label, seed, row).images.numpy(),
                 "serving_xla": requested(float32, "serving_xla", count),
             }

@@ -24,7 +24,7 @@ from dit_tf import build
 from dit_tf.config import RunConfig
 from dit_tf.runtime.processor import this_processor
 
-_PRODUCTS = ((2048, 2048, 2048), (4096, 768, 3072))  # M, K, N; the second is an MLP of DiT-B
+_PRODUCTS = ["2048x2048x2048", "4096x768x3072"]  # M x K x N; the second is an MLP of DiT-B
 _PAUSE = 0.05  # seconds before each measurement, in which the other library's threads stop spinning
 
 
@@ -33,11 +33,13 @@ def define_flags(values, repeats=5):
     flags.DEFINE_string("model", None, "One model instead of the default ones, e.g. DiT-S/2.", flag_values=values)
     flags.DEFINE_integer("image_size", 32, "With --model: side of its input.", flag_values=values)
     flags.DEFINE_integer("channels", 4, "With --model: channels of its input.", flag_values=values)
+    flags.DEFINE_integer("num_classes", 1000, "With --model: classes of its input.", flag_values=values)
     flags.DEFINE_integer("batch_size", 8, "With --model: rows that the model sees at once.", flag_values=values)
     flags.DEFINE_integer("calls", 1, "With --model: calls or steps in one measurement.", flag_values=values)
     flags.DEFINE_integer("repeats", repeats, "Turns of every program; the median counts.", flag_values=values)
     flags.DEFINE_bool("torch", True, "Measure torch too; --notorch: ours alone.", flag_values=values)
     flags.DEFINE_bool("torch_compile", True, "Measure torch.compile too (a minute of compilation).", flag_values=values)
+    flags.DEFINE_list("products", _PRODUCTS, "MxKxN of the products that set the limit.", flag_values=values)
     flags.DEFINE_string("json", None, "A file to write the table to.", flag_values=values)
 
 
@@ -86,7 +88,8 @@ def cases_of(options, defaults):
         )
     if options.model is None:
         return defaults
-    return [Case(options.model, options.image_size, options.channels, options.batch_size, options.calls)]
+    o = options
+    return [Case(o.model, o.image_size, o.channels, o.batch_size, o.calls, o.num_classes)]
 
 
 def import_torch():
@@ -120,12 +123,13 @@ def diffusers_dit(config):
 
 
 class Products:
-    """The machine's matrix products in float32: GFLOP/s of the fastest so far, for either library and two shapes."""
+    """The machine's matrix products in float32: GFLOP/s of the fastest so far, for either library and each shape."""
 
-    def __init__(self, torch):
-        """torch: None where TensorFlow runs alone."""
+    def __init__(self, torch, shapes):
+        """torch: None where TensorFlow runs alone. shapes: of "MxKxN"."""
         self.fastest, self._products = {}, []
-        for m, k, n in _PRODUCTS:
+        for shape in shapes:
+            m, k, n = map(int, shape.split("x"))
             a, b, flops = tf.random.normal((m, k)), tf.random.normal((k, n)), 2.0 * m * k * n
             self._products.append((f"TensorFlow {m}x{k}x{n}", lambda a=a, b=b: tf.matmul(a, b)[0, 0].numpy(), flops))
             if torch is not None:
@@ -202,7 +206,7 @@ def run_cases(options, torch, cases, programs_of):
     if torch is not None:
         versions["torch"] = torch.__version__
     print_machine()
-    products, tables = Products(torch), []
+    products, tables = Products(torch, options.products), []
     for case in cases:
         print(case, flush=True)
         programs = programs_of(case)

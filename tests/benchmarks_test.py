@@ -11,7 +11,8 @@ from dit_tf.runtime.processor import this_processor
 
 FOLDER = pathlib.Path(__file__).resolve().parents[1] / "benchmarks"
 SHARED = ("machine", "side_by_side")  # which the programs import from beside them
-_SMALL = ["--model=DiT-16x1x1/4", "--image_size=8", "--channels=1", "--batch_size=2", "--repeats=1"]
+_SMALL = ["--model=DiT-16x1x1/4", "--image_size=8", "--channels=1", "--num_classes=10", "--batch_size=2", "--repeats=1"]
+_SMALL += ["--products=64x64x64"]
 
 
 @pytest.fixture
@@ -64,7 +65,7 @@ def test_host_overhead(run):
 
 
 def test_input(run):
-    small = ["--files=2", "--batches=1", "--turns=1", "--workers=1", "--latents=2560"]
+    small = ["--files=2", "--batch_size=8", "--batches=1", "--turns=1", "--workers=1", "--latents=80"]
     assert "| dit_tf, crop pil | " in run("input", *small, "--notorch")
     assert run("input", *small, "--simulate_hosts=2").count("\n| latents | ") == 2
 
@@ -72,7 +73,8 @@ def test_input(run):
 @pytest.mark.parity
 def test_input_beside_torch(run):
     pytest.importorskip("torch", reason="it comes with the extra benchmark")
-    assert "| torch DataLoader, PIL | " in run("input", "--files=2", "--batches=1", "--turns=1", "--latents=2560")
+    small = ["--files=2", "--batch_size=8", "--batches=1", "--turns=1", "--latents=80"]
+    assert "| torch DataLoader, PIL | " in run("input", *small)
 
 
 def test_evaluate(run):
@@ -90,5 +92,5 @@ def test_samplers(run, trained, trained_flow, tmp_path):
 
 
 def test_serving(run, trained):
-    output = run("serving", f"--workdir={trained}", "--num_steps=2", "--rows=2", "--turns=1")
-    assert "| serving_xla | 2 | " in output and "| int8 | " in output
+    output = run("serving", f"--workdir={trained}", "--num_steps=2", "--rows=2", "--weights_dtypes=int8", "--turns=1")
+    assert "| serving_xla | 2 | " in output and "| int8 | " in output and "| serving_default, int8 | 2 | " in output

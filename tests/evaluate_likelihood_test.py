@@ -1,7 +1,7 @@
 """`python -m dit_tf.evaluate --likelihood`: bits per dimension of either objective, with what they are of."""
 
+import functools
 import json
-import os
 
 import numpy as np
 import pytest
@@ -9,12 +9,28 @@ import pytest
 from dit_tf import build, evaluate, evaluate_likelihood, flags
 
 
-@pytest.fixture
-def run(parse, tiny_flags, tmp_path):
-    """run(workdir, flag, ...) -> what the command writes."""
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once():
+    """What is compiled for a configuration and a method, which is a function of the weights, serves all tests."""
+    make, made = build.make_likelihood, {}
 
-    def evaluated(workdir, *more):
-        path = tmp_path / "metrics.json"
+    def kept(config, model, strategy, vae, **method):
+        key = config, *sorted(method.items())
+        if key not in made:
+            made[key] = make(config, model, strategy, vae, **method)
+        return made[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "make_likelihood", kept)
+        yield
+
+
+@pytest.fixture(scope="module")
+def run_in(parse, tiny_flags):
+    """run_in(directory, workdir, flag, ...) -> the metrics.json that the command writes there."""
+
+    def evaluated(directory, workdir, *more):
+        path = directory / "metrics.json"
         data_dir = next(flag for flag in tiny_flags if flag.startswith("--data_dir"))
         arguments = [f"--workdir={workdir}", "--likelihood", data_dir, f"--output={path}", "--batch_size=8", *more]
         evaluate.main(parse(flags.define_evaluate, *arguments))
@@ -23,17 +39,27 @@ def run(parse, tiny_flags, tmp_path):
     return evaluated
 
 
-def test_a_flow_model_has_the_density_of_its_probability_flow(run, trained_flow):
+@pytest.fixture
+def run(run_in, tmp_path):
+    return functools.partial(run_in, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def adaptive(run_in, trained_flow, tmp_path_factory):
+    """What the command writes of 20 images of the flow model, by its default, dopri5."""
+    return run_in(tmp_path_factory.mktemp("adaptive"), trained_flow, "--num_examples=20")
+
+
+def test_a_flow_model_has_the_density_of_its_probability_flow(run, trained_flow, adaptive):
     """Two solvers agree; the probe's sign, from the seed, changes little beside the bits."""
-    adaptive = run(trained_flow, "--num_examples=12")
-    fixed = run(trained_flow, "--num_examples=12", "--solver=heun", "--num_steps=60")
+    fixed = run(trained_flow, "--num_examples=20", "--solver=heun", "--num_steps=60")
     assert adaptive["bits_per_dim"] == pytest.approx(fixed["bits_per_dim"], abs=0.02)
     assert 4.0 < adaptive["bits_per_dim"] < 8.0  # 8 bits are uniform noise
     assert fixed["provenance"]["function_evaluations"] == 120
     assert 20 <= adaptive["provenance"]["function_evaluations"] < 120  # fewer than what agrees with it
     assert adaptive["bits_per_dim_standard_error"] > 0
     assert adaptive["provenance"]["objective"] == "flow" and adaptive["provenance"]["split"] == "test"
-    other_seed = run(trained_flow, "--num_examples=12", "--seed=1")
+    other_seed = run(trained_flow, "--num_examples=20", "--seed=1")
     assert 0 < abs(other_seed["bits_per_dim"] - adaptive["bits_per_dim"]) < 0.3
 
 
@@ -43,9 +69,7 @@ def test_a_ddpm_model_has_its_variational_bound(run, trained):
     assert 4.0 < whole["bits_per_dim"] < short["bits_per_dim"]  # fewer steps, a looser bound
 
 
-def test_an_interrupted_evaluation_goes_on(run, trained_flow, monkeypatch, tmp_path):
-    whole = run(trained_flow, "--num_examples=20")
-    os.remove(tmp_path / "metrics.json")
+def test_an_interrupted_evaluation_goes_on(run, trained_flow, adaptive, monkeypatch, tmp_path):
     calls, real = [], evaluate_likelihood.evaluated
 
     def interrupted(*arguments):
@@ -58,14 +82,14 @@ def test_an_interrupted_evaluation_goes_on(run, trained_flow, monkeypatch, tmp_p
     with pytest.raises(KeyboardInterrupt):
         run(trained_flow, "--num_examples=20")
     assert (tmp_path / "metrics.json.partial").exists() and not (tmp_path / "metrics.json").exists()
-    assert run(trained_flow, "--num_examples=20") == whole
+    assert run(trained_flow, "--num_examples=20") == adaptive
     assert calls == [0, 8, 8, 16]  # the first batch is not evaluated again
     assert not (tmp_path / "metrics.json.partial").exists()
 
 
-def test_the_batch_size_changes_nothing_but_rounding(trained_flow, run):
-    small, large = run(trained_flow, "--num_examples=10"), run(trained_flow, "--num_examples=10", "--batch_size=10")
-    assert small["bits_per_dim"] == pytest.approx(large["bits_per_dim"], abs=1e-3)
+def test_the_batch_size_changes_nothing_but_rounding(trained_flow, adaptive, run):
+    large = run(trained_flow, "--num_examples=20", "--batch_size=10")
+    assert adaptive["bits_per_dim"] == pytest.approx(large["bits_per_dim"], abs=1e-3)
 
 
 def test_the_digest_tells_weights_apart(trained, trained_flow):

@@ -6,10 +6,9 @@ import pytest
 
 from dit_tf import evaluate, evaluate_training, flags, train
 from dit_tf.evaluation import feature_set
-from tests.commands import run_command
 
 _EVALUATED = ["--eval_every=20", "--eval_samples=100", "--eval_num_steps=5", "--features=pixels", "--sample_every=0"]
-_SHORT = ["--train_steps=40", "--checkpoint_every=20", "--log_every=20"]
+_SHORT = ["--train_steps=40", "--checkpoint_every=20", "--log_every=20", "--xla=false"]
 
 
 def evaluations(workdir):
@@ -46,34 +45,35 @@ def test_scores_are_logged_and_are_those_of_the_command(unbroken, parse, tiny_fl
     assert lines[1]["FD-pixels-100"] == pytest.approx(direct, rel=1e-3)
 
 
-def test_two_replicas_give_the_scores_of_one(unbroken, tiny_flags, tmp_path):
+def test_two_replicas_give_the_scores_of_one(unbroken, run, tmp_path, capsys):
     """By the strategy that trains. Sums over two shares of a batch are in another order: weights differ by 1e-6."""
-    flagged = [*tiny_flags, *_SHORT, *_EVALUATED, f"--workdir={tmp_path}", "--logical_cpus=2"]
-    process = run_command("dit_tf.train", *flagged)
-    assert process.returncode == 0, process.stderr
-    assert "FD-pixels-100" in process.stdout + process.stderr
-    for two, one in zip(evaluations(tmp_path), unbroken[1], strict=True):
+    lines = run(tmp_path, "--logical_cpus=2")
+    printed = "".join(capsys.readouterr())
+    assert "FD-pixels-100" in printed and "2 replica(s) of 8 examples" in printed
+    for two, one in zip(lines, unbroken[1], strict=True):
         assert two["FD-pixels-100"] == pytest.approx(one["FD-pixels-100"], rel=1e-2)
 
 
-@pytest.mark.parametrize("step", [20, 40])
-def test_a_run_that_is_killed_while_it_evaluates_goes_on(run, unbroken, monkeypatch, tmp_path, step):
+def test_a_run_that_is_killed_while_it_evaluates_goes_on(run, unbroken, monkeypatch, tmp_path):
     """Also at the last step, where there is nothing left to train. What was drawn is not drawn again."""
-    extract, calls = feature_set.PartialArray.append, []
+    extract, calls = feature_set.PartialArray.append, {20: [], 40: []}
 
     def killed(self, rows, note=None):
-        if f"{step:08d}" in self.path:
-            calls.append(self.count)
-            if len(calls) == 2:
-                raise SystemExit
+        for step, counts in calls.items():
+            if f"{step:08d}" in self.path:
+                counts.append(self.count)
+                if len(counts) == 2:
+                    raise SystemExit
         extract(self, rows, note)
 
     monkeypatch.setattr(feature_set.PartialArray, "append", killed)
     monkeypatch.setattr(evaluate_training, "_BATCH", 40)
-    with pytest.raises(SystemExit):
-        run(tmp_path)
+    for done in (0, 1):
+        with pytest.raises(SystemExit):
+            run(tmp_path)
+        assert len(evaluations(tmp_path)) == done
     assert run(tmp_path) == unbroken[1]
-    assert calls == [0, 40, 40, 80]
+    assert calls == {20: [0, 40, 40, 80], 40: [0, 40, 40, 80]}
     assert [path.name for path in (tmp_path / "evaluation").iterdir() if "reference" not in path.name] == []
     assert len(evaluations(tmp_path)) == 2 and run(tmp_path) == unbroken[1]  # and not once more when all is done
 

@@ -1,5 +1,6 @@
 """`python -m dit_tf.export` of other models than the usual, in fewer bytes, and what it refuses."""
 
+import functools
 import os
 
 import numpy as np
@@ -14,29 +15,58 @@ _TINY = dict(model="DiT-64x1x2/4", image_size=8)
 _LATENTS = dict(_TINY, codec="vae", channels=3, image_size=64)
 
 
-@pytest.fixture
-def model_of(tmp_path, rng):
+@pytest.fixture(scope="module")
+def model_of(tmp_path_factory):
     """model_of(field=value, ...) -> the path of a model with random weights, which say something from the start."""
 
+    @functools.cache
     def make(classes=None, **fields):
-        config = RunConfig(**_TINY | fields)
+        config, rng = RunConfig(**_TINY | fields), np.random.default_rng(0)
         shapes = [v.shape for v in build.make_model(config).trainable_variables]
         weights = [tf.constant(rng.normal(0, 0.1, shape), tf.float32) for shape in shapes]
-        path = str(tmp_path / "model.keras")
+        path = str(tmp_path_factory.mktemp("model") / "model.keras")
         build.save_model(path, config, classes or numbered(config.num_classes), weights)
         return path
 
     return make
 
 
+@pytest.fixture(scope="module")
+def traced_once():
+    """make_served_model, which gives the model of another export, with the functions that were traced for it, where
+    network, options and dtype are the same: so are the weights."""
+    make, made = build.make_served_model, {}
+
+    def once(config, model, options, classes, **more):
+        key = config, options, str(more)
+        if key not in made:
+            made[key] = make(config, model, options, classes, **more)
+            made[key].signatures = functools.cache(made[key].signatures)
+        return made[key]
+
+    return once
+
+
+@pytest.fixture(scope="module")
+def export_to(parse, traced_once):
+    """export_to(directory, flag, ...): four steps of DDIM unless a flag names another sampler."""
+
+    def exported(directory, *more):
+        few = [] if any(flag.startswith("--sampler") for flag in more) else ["--sampler=ddim", "--num_steps=4"]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(build, "make_served_model", traced_once)
+            export.main(parse(flags.define_export, *few, *more, f"--output={directory}"))
+
+    return exported
+
+
 @pytest.fixture
-def run(parse, tmp_path):
+def run(export_to, tmp_path):
     """run(flag, ...) -> the loaded SavedModel."""
 
-    def exported(*more, version=1):
-        output = str(tmp_path / "models" / str(version))
-        few = [] if any(flag.startswith("--sampler") for flag in more) else ["--sampler=ddim", "--num_steps=4"]
-        export.main(parse(flags.define_export, *few, *more, f"--output={output}"))
+    def exported(*more):
+        output = str(tmp_path / "models" / "1")
+        export_to(output, *more)
         return tf.saved_model.load(output)
 
     return exported
@@ -78,15 +108,24 @@ def test_without_label_dropout_there_is_no_guidance(run, model_of):
         images(loaded, (0,), (3,), (1.5,))
 
 
+@pytest.fixture(scope="module")
+def whole(export_to, model_of, tmp_path_factory):
+    """(the images, the bytes of the weights) of an export in float32."""
+    directory = tmp_path_factory.mktemp("whole") / "1"
+    export_to(directory, f"--weights={model_of()}")
+    return images(tf.saved_model.load(str(directory))), bytes_of_weights(directory)
+
+
+def bytes_of_weights(directory):
+    return sum(file.stat().st_size for file in (directory / "variables").iterdir())
+
+
 @pytest.mark.parametrize("dtype, share, change", [("bfloat16", 0.5, 0.8), ("int8", 0.3, 1.5)])
-def test_fewer_bytes_change_an_image_little(run, model_of, tmp_path, dtype, share, change):
+def test_fewer_bytes_change_an_image_little(run, model_of, whole, tmp_path, dtype, share, change):
     """Grey levels in the mean, of a network whose random weights amplify them; another seed changes 60."""
-    path = model_of()
-    whole = images(run(f"--weights={path}"))
-    rounded = images(run(f"--weights={path}", f"--weights_dtype={dtype}", version=2))
-    assert 0 < np.abs(rounded - whole).mean() < change
-    sizes = [sum(file.stat().st_size for file in (tmp_path / f"models/{v}/variables").iterdir()) for v in (1, 2)]
-    assert sizes[1] < share * sizes[0] + 8000  # the index of the file
+    rounded = images(run(f"--weights={model_of()}", f"--weights_dtype={dtype}"))
+    assert 0 < np.abs(rounded - whole[0]).mean() < change
+    assert bytes_of_weights(tmp_path / "models/1") < share * whole[1] + 8000  # the index of the file
 
 
 def test_a_version_that_is_there_is_never_changed_and_one_in_the_making_is_no_version(

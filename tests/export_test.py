@@ -1,7 +1,6 @@
 """`python -m dit_tf.export`: what TensorFlow alone loads draws the images of `dit_tf.sample`, row by row."""
 
 import json
-import os
 import subprocess
 import sys
 
@@ -10,10 +9,11 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
-from dit_tf import build, export, flags
+from dit_tf import build
 from dit_tf.samplers.options import SamplerOptions
+from tests.commands import run_command
+from tests.exported import exported_once
 
-_DDIM = ["--sampler=ddim", "--num_steps=10"]
 # What a server has: TensorFlow, and neither this package nor its place.
 _ALONE = """
 import sys
@@ -33,20 +33,8 @@ np.savez(sys.argv[3], **images)
 
 
 @pytest.fixture(scope="module")
-def run(parse, tmp_path_factory):
-    """run(flag, ...) -> the path of version 1 of a new name."""
-
-    def exported(*more):
-        output = tmp_path_factory.mktemp("models") / "digits" / "1"
-        export.main(parse(flags.define_export, *more, f"--output={output}"))
-        return output
-
-    return exported
-
-
-@pytest.fixture(scope="module")
-def exported(run, trained):
-    return run(f"--workdir={trained}", *_DDIM, "--xla", "--batch_sizes=1,8,16")
+def exported(once, parse, trained):
+    return exported_once(once, parse, trained)
 
 
 @pytest.fixture(scope="module")
@@ -95,8 +83,7 @@ def test_tensorflow_alone_draws_what_sample_draws(exported, image_zero, tmp_path
 
 
 def test_saved_model_cli_shows_the_documented_signatures(exported):
-    cli = os.path.join(os.path.dirname(sys.executable), "saved_model_cli")
-    shown = subprocess.run([cli, "show", "--dir", exported, "--all"], capture_output=True, text=True).stdout
+    shown = run_command("tensorflow.python.tools.saved_model_cli", "show", "--dir", exported, "--all").stdout
     inputs, outputs = {}, {}
     for part in shown.split("signature_def['")[1:]:
         name, _, text = part.partition("']")
@@ -215,8 +202,8 @@ def test_classes_are_those_of_the_model(loaded):
         ([0], [0], [-0.5], r"\[cfg_scale must be from 0 to 100, got\]"),
         ([0, 1], [0], [1.0], r"must have as many rows as \w+, got\] \[[12]\]"),
         ([0], [0, 1], [1.0], r"must have as many rows as \w+, got\] \[[12]\]"),
-        ([0] * 17, [0] * 17, [1.0] * 17, r"\[a request must have from 1 to 16 rows, got\] \[17\]"),
-        ([], [], [], r"\[a request must have from 1 to 16 rows, got\] \[0\]"),
+        ([0] * 65, [0] * 65, [1.0] * 65, r"\[a request must have from 1 to 64 rows, got\] \[65\]"),
+        ([], [], [], r"\[a request must have from 1 to 64 rows, got\] \[0\]"),
     ],
 )
 @pytest.mark.parametrize("name", ["serving_default", "png", "serving_xla"])
@@ -252,10 +239,10 @@ def test_warm_up_has_every_signature_and_batch_size(exported, loaded):
         inputs = {key: tf.constant(tf.make_ndarray(value)) for key, value in sent.inputs.items()}
         loaded.signatures[sent.model_spec.signature_name](**inputs)  # none is refused
         seen.add((sent.model_spec.signature_name, len(inputs["label"])))
-    assert seen == {(name, rows) for name in loaded.signatures for rows in (1, 8, 16)}
+    assert seen == {(name, rows) for name in loaded.signatures for rows in (1, 8, 64)}
 
 
 def test_what_it_is_lies_beside_it(exported):
     facts = json.loads((exported / "assets.extra" / "dit_tf.json").read_text())
-    assert (facts["sampler"], facts["num_steps"], facts["batch_sizes"]) == ("ddim", 10, [1, 8, 16])
+    assert (facts["sampler"], facts["num_steps"], facts["batch_sizes"]) == ("ddim", 10, [1, 8, 64])
     assert len(facts["weights_sha256"]) == 64 and "cfg_scale" not in facts

@@ -13,17 +13,29 @@ from dit_tf.evaluation import partial_reference
 from dit_tf.evaluation.references import Reference
 
 
-@pytest.fixture
-def run(parse, tmp_path, tiny_flags):
-    """run(flag, ...) -> the path of the reference that the command writes."""
+@pytest.fixture(scope="module")
+def make(parse, tiny_flags):
+    """make(path, flag, ...) -> the path, where the command has written the reference."""
     data_dir = next(flag for flag in tiny_flags if flag.startswith("--data_dir"))
 
-    def make(*more, name="reference.npz"):
+    def made(path, *more):
         arguments = ["--make_reference", "--dataset=digits", "--split=train", "--features=pixels", data_dir, *more]
-        evaluate.main(parse(flags.define_evaluate, *arguments, f"--output={tmp_path / name}"))
-        return tmp_path / name
+        evaluate.main(parse(flags.define_evaluate, *arguments, f"--output={path}"))
+        return path
 
-    return make
+    return made
+
+
+@pytest.fixture
+def run(make, tmp_path):
+    """run(flag, ...) -> the path of the reference that the command writes."""
+    return lambda *more, name="reference.npz": make(tmp_path / name, *more)
+
+
+@pytest.fixture(scope="module")
+def whole(make, tmp_path_factory):
+    """The bytes of the reference with 200 images, of a run that nothing has stopped."""
+    return make(tmp_path_factory.mktemp("whole") / "whole.npz", "--num_reference_images=200").read_bytes()
 
 
 @pytest.fixture
@@ -80,8 +92,7 @@ def test_inceptions_features_have_four_arrays(run, inception_file, tmp_path, rng
 
 
 @pytest.mark.parametrize("lost", ["nothing", "statistics", "images"])
-def test_a_killed_run_goes_on(run, monkeypatch, tmp_path, lost):
-    whole = run("--num_reference_images=200", "--batch_size=100", name="whole.npz").read_bytes()
+def test_a_killed_run_goes_on(run, whole, monkeypatch, tmp_path, lost):
     monkeypatch.setattr(partial_reference, "_SECONDS", 0.0)
     append, seen = partial_reference.PartialReference.append, []
 
@@ -102,11 +113,11 @@ def test_a_killed_run_goes_on(run, monkeypatch, tmp_path, lost):
     path = run("--num_reference_images=200", "--batch_size=100")
     assert path.read_bytes() == whole
     assert seen[5] == (0 if lost == "images" else 400)
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["reference.npz", "whole.npz"]
+    assert [file.name for file in tmp_path.iterdir()] == ["reference.npz"]
 
 
 @pytest.mark.parametrize("fails", ["fsync", "replace"])
-def test_a_full_disk_is_one_sentence_and_no_image_is_lost(run, monkeypatch, tmp_path, fails):
+def test_a_full_disk_is_one_sentence_and_no_image_is_lost(run, whole, monkeypatch, tmp_path, fails):
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -115,7 +126,6 @@ def test_a_full_disk_is_one_sentence_and_no_image_is_lost(run, monkeypatch, tmp_
         with pytest.raises(ValueError, match=r"^--output=.* cannot be written \(No space left on device\): make room"):
             run("--num_reference_images=200")
     assert not (tmp_path / "reference.npz").exists()
-    whole = run("--num_reference_images=200", name="whole.npz").read_bytes()
     assert run("--num_reference_images=200").read_bytes() == whole
 
 

@@ -6,8 +6,11 @@ import os
 import pathlib
 import random
 import re
+import shutil
 import signal
+import socket
 import time
+from multiprocessing import connection, forkserver
 
 import numpy as np
 import pytest
@@ -19,14 +22,14 @@ from tests.commands import Command
 
 PLAN = """# Two seeds, for the tests
 [train sizes]
-{data} --model=DiT-Mi/4
+{data} --model=DiT-64x1x2/4
 --global_batch_size=16 --learning_rate=1e-3 --ema_decay=0.9 --sample_every=0
 --train_steps=40 --steps_per_execution=10 --log_every=10 --checkpoint_every=20 --keep_model_every=20
 --seed=0|1
 [score quality of sizes]
---steps=every --sampler=ddim --num_steps=4 --num_samples=80 --label_policy=balanced --features=pixels
+--steps=every --sampler=ddim --num_steps=5 --num_samples=80 --label_policy=balanced --features=pixels
 [score guided of sizes]
---sampler=ddim --num_steps=4 --num_samples=80 --label_policy=balanced --features=pixels
+--sampler=ddim --num_steps=5 --num_samples=80 --label_policy=balanced --features=pixels
 --cfg_scale=1.5|2
 """
 ROWS = 2 * 2 + 2 * 2
@@ -56,6 +59,33 @@ def unbroken(run, plan, tmp_path_factory):
     return workdir
 
 
+def command(plan, workdir, processes=1):
+    """`python -m dit_tf.study`, begun, its parts with TensorFlow imported: the server that they are forked from is
+    forked too."""
+    program = "import runpy; runpy.run_module('dit_tf.study', run_name='__main__', alter_sys=True)"
+    arguments = f"--plan={plan}", f"--workdir={workdir}", f"--processes={processes}"
+    begin = "from tests.study_test import fork_the_server; fork_the_server()"
+    return Command("-c", f"{begin}; {program}", *arguments, together=True)
+
+
+def fork_the_server():
+    """As multiprocessing's `ensure_running`, which would start Python anew."""
+    server, address = forkserver._forkserver, connection.arbitrary_address("AF_UNIX")
+    readable, writable = os.pipe()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(address)
+        listener.listen()
+        pid = os.fork()
+        if not pid:
+            os.close(writable)
+            try:
+                forkserver.main(listener.detach(), readable, ["dit_tf.study.work"])
+            finally:
+                os._exit(0)
+    os.close(readable)
+    server._forkserver_address, server._forkserver_alive_fd, server._forkserver_pid = address, writable, pid
+
+
 def rows_of(workdir):
     return [json.loads(line) for line in (workdir / "table.jsonl").read_text().splitlines()]
 
@@ -67,7 +97,7 @@ def test_one_row_for_each_run_checkpoint_and_sampler(unbroken):
     assert len(told) == ROWS
     for row in rows:
         assert row["training_macs"] == 3 * row["macs"] * 16 * row["step"]
-        assert row["sampling_macs"] == row["macs"] * 4 * (2 if row["cfg_scale"] != 1 else 1) and row["evaluations"] == 4
+        assert row["sampling_macs"] == row["macs"] * 5 * (2 if row["cfg_scale"] != 1 else 1) and row["evaluations"] == 5
         assert row["baseline"] == (row["score"] == "quality") and 0 <= row["class_agreement"] <= 1
         assert row["fd_pixels"] > 0 and row["loss"] > 0
         provenance = row["provenance"]
@@ -83,7 +113,7 @@ def test_one_row_for_each_run_checkpoint_and_sampler(unbroken):
 def test_a_row_has_the_numbers_of_evaluate(unbroken, parse, data, tmp_path):
     row = next(row for row in rows_of(unbroken) if row["step"] == 20 and row["score"] == "quality" and row["seed"] == 1)
     weights, output = unbroken / "runs" / row["run"] / "models" / "00000020.keras", tmp_path / "metrics.json"
-    sampling = ["--sampler=ddim", "--num_steps=4", "--num_samples=80", "--label_policy=balanced", data]
+    sampling = ["--sampler=ddim", "--num_steps=5", "--num_samples=80", "--label_policy=balanced", data]
     scoring = ["--features=pixels", "--reference=digits", f"--weights={weights}", f"--output={output}"]
     evaluate.main(parse(flags.define_evaluate, *sampling, *scoring))
     metrics = json.loads(output.read_text())
@@ -108,7 +138,7 @@ def test_a_plan_that_has_grown_keeps_its_rows(unbroken, run, plan, tmp_path):
     """And computes those alone that are new."""
     before = {path: path.stat().st_mtime_ns for path in unbroken.glob("rows/*")}
     grown = tmp_path / "grown"
-    more = "[score fewer of sizes]\n--num_samples=70 --sampler=ddim --num_steps=4 --features=pixels\n"
+    more = "[score fewer of sizes]\n--num_samples=70 --sampler=ddim --num_steps=5 --features=pixels\n"
     grown.write_text(plan.read_text() + more)
     run(f"--plan={grown}", f"--workdir={unbroken}")
     try:
@@ -123,33 +153,33 @@ def test_models_of_colour_are_scored_by_inception(run, tmp_path, inception_file,
     """As the plan for ImageNet has it: images are drawn as they are looked at, and compared with a file."""
     for name in ("a", "b"):
         (tmp_path / "photos" / name).mkdir(parents=True)
-        for i in range(20):
-            pixels = tf.io.encode_png(rng.integers(0, 256, (8, 8, 3), np.uint8))
+        for i in range(8):
+            pixels = tf.io.encode_png(rng.integers(0, 256, (32, 32, 3), np.uint8))
             (tmp_path / "photos" / name / f"{i}.png").write_bytes(pixels.numpy())
     plan = tmp_path / "colour"
     plan.write_text(
         "[train one]\n--xla=false --sample_every=0 --train_steps=2 --steps_per_execution=1 --global_batch_size=8\n"
-        f"--dataset=folder:{tmp_path}/photos --image_size=8 --model=DiT-Mi/4\n"
-        "[score fid of one]\n--sampler=ddim --num_steps=1 --num_samples=20 --batch_size=10\n"
+        f"--dataset=folder:{tmp_path}/photos --image_size=32 --model=DiT-64x1x2/8\n"
+        "[score fid of one]\n--sampler=ddim --num_steps=1 --num_samples=16 --batch_size=16\n"
         f"--inception={inception_file} --allow_few_samples --label_policy=balanced\n"
     )
     run(f"--plan={plan}", f"--workdir={tmp_path}/study")
     (row,) = rows_of(tmp_path / "study")
     assert row["features"] == "inception" and row["evaluations"] == 1
     assert all(np.isfinite(row[name]) for name in ("fid", "sfid", "inception_score", "precision", "recall"))
-    assert "FID-20" in (tmp_path / "study" / "report" / "report.md").read_text()
+    assert "FID-16" in (tmp_path / "study" / "report" / "report.md").read_text()
     (picture,) = (tmp_path / "study").glob("runs/**/pictures.npy")
-    assert np.load(picture).shape == (10, 8, 8, 3)
+    assert np.load(picture).shape == (10, 32, 32, 3)
 
 
-def killed(plan, workdir, kills, longest, processes=1):
-    """Kills the study so many times, up to `longest` seconds after a part of it has begun; then lets it end."""
-    command = ["dit_tf.study", f"--plan={plan}", f"--workdir={workdir}", f"--processes={processes}"]
+def killed(plan, workdir, kills, longest, processes=1, part=""):
+    """Kills the study so many times, up to `longest` seconds after a part of it has begun; then lets it end. part: how
+    many are done by then; empty: any."""
     rng = random.Random(0)
     for left in reversed(range(kills + 1)):
-        process = Command(*command, together=True)
+        process = command(plan, workdir, processes)
         if left:
-            process.line("==")
+            process.line(f"== {part}")
             time.sleep(rng.uniform(0, longest))
             assert process.poll() is None, "the study was at its end before all kills"
             process.send_signal(rng.choice([signal.SIGKILL, signal.SIGTERM]))
@@ -163,9 +193,33 @@ def assert_same_tables(workdir, unbroken):
     assert not [path for path in workdir.rglob("*") if "unfinished" in path.name]
 
 
-def test_a_study_that_is_killed_ends_with_the_table_of_one_that_never_was(unbroken, plan, tmp_path):
-    killed(plan, tmp_path, kills=1, longest=10)
-    assert_same_tables(tmp_path, unbroken)
+@pytest.fixture(scope="module")
+def interrupted(plan, unbroken, tmp_path_factory):
+    """(work directory, exit code, output) of a study that has all of its first seed, and that Ctrl-C has ended while it
+    trained with its second."""
+    workdir = tmp_path_factory.mktemp("interrupted") / "study"
+    shutil.copytree(unbroken, workdir, ignore=shutil.ignore_patterns("seed=1", "evaluation", "report", "table.*"))
+    for path in workdir.glob("rows/*"):
+        if json.loads(path.read_text())["seed"] == 1:
+            path.unlink()
+    process = command(plan, workdir)
+    process.line(f"== {1 + ROWS // 2} of")
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    output, _ = process.communicate(timeout=120)
+    return workdir, process.returncode, output
+
+
+def test_ctrl_c_ends_both_processes_with_one_sentence(interrupted):
+    _, code, output = interrupted
+    assert code == 130 and "Traceback" not in output
+    assert "dit_tf.study: interrupted; the same command goes on where it stopped." in output
+
+
+def test_a_study_that_is_killed_ends_with_the_table_of_one_that_never_was(unbroken, plan, interrupted):
+    """Interrupted while it trained, killed while it drew and scored."""
+    workdir, *_ = interrupted
+    killed(plan, workdir, kills=1, longest=0.5, part=f"{2 + ROWS // 2} of")
+    assert_same_tables(workdir, unbroken)
 
 
 @pytest.mark.kills
@@ -175,15 +229,6 @@ def test_ten_kills_at_random_of_two_processes(run, data, tmp_path):
     run(f"--plan={plan}", f"--workdir={tmp_path}/unbroken")
     killed(plan, tmp_path / "killed", kills=10, longest=9, processes=2)
     assert_same_tables(tmp_path / "killed", tmp_path / "unbroken")
-
-
-def test_ctrl_c_ends_both_processes_with_one_sentence(plan, tmp_path):
-    process = Command("dit_tf.study", f"--plan={plan}", f"--workdir={tmp_path}", together=True)
-    process.line("==")
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 130 and "Traceback" not in output
-    assert "dit_tf.study: interrupted; the same command goes on where it stopped." in output
 
 
 def test_list_says_what_would_run(plan, run, capsys):

@@ -1,7 +1,5 @@
 """The network with SiT's way of using it: whole runs of willisma/SiT's samplers on the same random weights."""
 
-import functools
-
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -26,13 +24,14 @@ def arrays(dit_golden):
 
 @pytest.fixture(scope="module")
 def denoiser(official, arrays):
-    """denoiser(guidance) -> (rows, model_fn): the model has 2C channels, of which the first 3 of C are guided."""
+    """denoiser(guidance) -> (rows, model_fn): the model has 2C channels, of which the first 3 of C are guided. Guidance
+    makes two rows of one, so that one trace of the network serves all."""
+    model = tf.function(lambda *inputs: official(inputs), autograph=False)
 
     def of(guidance):
         # A guided run of SiT carries the unconditional half along; only the first half is its sample.
         rows = slice(0, len(arrays["z"]) // 2 if guidance == "cfg" else None)
         labels = arrays["y"][rows]
-        model = lambda *inputs: official(inputs)  # noqa: E731
         if guidance == "nocfg":
             return rows, condition(model, labels)
         return rows, guide(model, labels, official.null_label, arrays["cfg_scale"], channels=3)
@@ -42,18 +41,13 @@ def denoiser(official, arrays):
 
 @pytest.fixture(scope="module")
 def run(denoiser, arrays, recorded_noise):
-    """run(transport, guidance, table, stochastic) -> x at the end; one trace for tables of one length."""
+    """run(guidance, table, stochastic) -> (rows, x at the end)."""
 
-    @functools.cache
-    def program(guidance, stochastic):
+    def sample(guidance, table, stochastic):
         rows, model_fn = denoiser(guidance)
         noise = recorded_noise(tf.constant(arrays["noise"][:, rows])) if stochastic else None
         derivative = ode.velocity_table(Transport(), model_fn)  # path and prediction are in the table
-        return tf.function(lambda x, table: run_recurrence(derivative, x, table, noise), autograph=False)
-
-    def sample(guidance, table, stochastic):
-        rows, _ = denoiser(guidance)
-        return rows, program(guidance, stochastic)(arrays["z"][rows], table.cast())
+        return rows, run_recurrence(derivative, arrays["z"][rows], table, noise)
 
     return sample
 

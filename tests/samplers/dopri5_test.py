@@ -14,15 +14,20 @@ _RATES = np.array([-3.0, -0.5, 0.0, 1.0, 2.0], np.float32)
 
 
 @functools.cache  # one trace, and one compilation for each shape
-def _compiled(derivative):
+def _compiled(derivative, jit_compile=True):
     """solve(x, start, end, atol, rtol), every argument a tensor of the program."""
 
-    @tf.function(jit_compile=True)
+    @tf.function(jit_compile=jit_compile)
     def solve(x, *numbers):
         start, end, atol, rtol = numbers
         return dopri5(derivative, x, start, end, atol=atol, rtol=rtol)
 
     return lambda x, *numbers: solve(tf.nest.map_structure(_tensor, x), *map(_tensor, numbers))
+
+
+def _in_a_graph(derivative):
+    """The same without XLA, whose compilation takes longer than a few steps."""
+    return _compiled(derivative, jit_compile=False)
 
 
 def _tensor(value):
@@ -82,7 +87,7 @@ def test_exponentials_of_different_rates_are_within_tolerance():
     x = np.linspace(0.5, 2.0, 15, dtype=np.float32).reshape(5, 3)
     exact, steps, errors = x * np.exp(_RATES)[:, None], [], []
     for tolerance in (1e-2, 1e-3, 1e-4, 1e-5):
-        s = _compiled(_linear)((_RATES, x), 0.0, 1.0, 1e-3 * tolerance, tolerance)
+        s = _in_a_graph(_linear)((_RATES, x), 0.0, 1.0, 1e-3 * tolerance, tolerance)
         errors.append((np.abs(s.x[1] - exact) / np.maximum(x, exact)).max())
         assert s.finished.numpy().all() and errors[-1] < tolerance  # a few steps, each well below it
         np.testing.assert_array_equal(s.x[0], _RATES)
@@ -111,10 +116,10 @@ def test_an_oscillator_is_back_after_its_period():
 
 def test_a_logistic_curve_and_its_way_back():
     x = np.array([[0.01], [0.3], [1.0], [2.0]], np.float32)
-    s = _compiled(_logistic)(x, -1.0, 3.0, 1e-6, 1e-5)
+    s = _in_a_graph(_logistic)(x, -1.0, 3.0, 1e-6, 1e-5)
     exact = x / (x + (1 - x) * np.exp(-4))
     np.testing.assert_allclose(s.x, exact, rtol=3e-5)  # a few steps of 1e-5 each
-    back = _compiled(_logistic)(s.x, 3.0, -1.0, 1e-6, 1e-5)
+    back = _in_a_graph(_logistic)(s.x, 3.0, -1.0, 1e-6, 1e-5)
     assert back.finished.numpy().all()
     np.testing.assert_allclose(back.x, x, rtol=2e-3)  # backwards the rows part again, by e^4 = 55
 
@@ -130,7 +135,7 @@ def test_quintics_in_t_are_exact_in_one_step_of_any_size():
 
 def test_agrees_with_scipy():
     x = np.array([[1.0, 1.0], [3.0, 0.5]], np.float32)
-    s = _compiled(_lotka_volterra)(x, 0.0, 3.0, 1e-6, 1e-5)
+    s = _in_a_graph(_lotka_volterra)(x, 0.0, 3.0, 1e-6, 1e-5)
 
     def derivative(t, x):
         return [1.5 * x[0] - x[0] * x[1], x[0] * x[1] - 3.0 * x[1] + 0.2 * np.sin(t)]
@@ -164,7 +169,7 @@ def test_each_tensor_of_a_nest_keeps_the_tolerance():
     x = np.array([[1.0, 0.0]], np.float32)
     alone = _compiled(_oscillator)(x, 0.0, 2 * np.pi, 1e-3, 1e-3)
     image = np.ones((1, 32, 32, 1), np.float32)
-    beside = _compiled(beside_still_life)((x, (image,)), 0.0, 2 * np.pi, 1e-3, 1e-3)
+    beside = _in_a_graph(beside_still_life)((x, (image,)), 0.0, 2 * np.pi, 1e-3, 1e-3)
     for ours, theirs in zip(beside[1:], alone[1:]):
         np.testing.assert_allclose(ours, theirs, atol=6)  # the first step, which is guessed from all, may add one more
     np.testing.assert_allclose(beside.x[0], alone.x, atol=1e-2)
@@ -207,7 +212,7 @@ def test_a_step_into_where_the_derivative_is_not_finite_is_taken_back():
         rate = 60.0 * tf.maximum(t - 0.3, 0.0)[:, None]
         return tf.where(x < 0.25, bad, -rate * x)
 
-    s = _compiled(derivative)(np.ones((3, 1)), 0.0, 0.5, 1e-5, 1e-5)
+    s = _in_a_graph(derivative)(np.ones((3, 1)), 0.0, 0.5, 1e-5, 1e-5)
     assert s.finished.numpy().all() and (s.rejected.numpy() > 0).all()
     np.testing.assert_allclose(s.x, np.full((3, 1), np.exp(-30 * 0.2**2)), rtol=5e-4)  # tens of steps of 1e-5
     _assert_counts(s)

@@ -22,7 +22,7 @@ from dit_tf.samplers.guidance import condition
 
 jax.config.update("jax_enable_x64", True)  # seeds have 64 bits
 batch, steps = map(int, sys.argv[1:])
-config = RunConfig(model="DiT-Mi/2")
+config = RunConfig(model="DiT-64x1x2/2")
 model = abstract(lambda: build.make_model(config))
 params = [tf.TensorSpec(v.shape, v.dtype) for v in model.trainable_variables]
 images = tf.TensorSpec((batch, config.image_size, config.image_size, config.channels), tf.float32)
@@ -33,7 +33,7 @@ def bpd(params, images, labels, seed, row):
     model_fn = condition(lambda x, t, y: call_with(model, params, (x, t, y)), labels)
     return tuple(bits_per_dim(build.make_process(config), model_fn, images, RowSeeds(seed, row)))
 
-flow_config = RunConfig(model="DiT-Mi/2", objective="flow", learn_sigma=False, precision="bfloat16")
+flow_config = RunConfig(model="DiT-64x1x2/2", objective="flow", learn_sigma=False, precision="bfloat16")
 flow_model = abstract(lambda: build.make_model(flow_config))
 flow_params = [tf.TensorSpec(v.shape, v.dtype) for v in flow_model.trainable_variables]
 pixels = tf.TensorSpec(images.shape, tf.uint8)

@@ -1,8 +1,9 @@
 """A server of one SavedModel on loopback, for the tests: TensorFlow Serving's gRPC and REST, of TensorFlow alone.
 
-    python -I model_server.py DIRECTORY/VERSION NAME
+    python -I model_server.py DIRECTORY/VERSION NAME PID COUNT
 
-It runs the model in a session, as TensorFlow Serving does, and prints one line when it is ready: its ports in JSON.
+It runs the model in a session, as TensorFlow Serving does, in COUNT processes that end with the process PID. Each prints
+one line when it is ready: its ports and its own PID in JSON.
 """
 
 import base64
@@ -10,9 +11,12 @@ import concurrent.futures
 import http.server
 import json
 import math
+import os
 import pathlib
 import re
 import sys
+import threading
+import time
 
 # What was exported must not need what exported it: from here on these cannot be imported.
 sys.modules["dit_tf"] = sys.modules["keras"] = None
@@ -259,7 +263,17 @@ def values_of(name, array):
     return [value.decode() for value in array]
 
 
-def main(directory, name):
+def end_with(pid):
+    while os.path.exists(f"/proc/{pid}"):
+        time.sleep(0.5)
+    os._exit(0)
+
+
+def main(directory, name, pid, count):
+    for _ in range(int(count) - 1):
+        if not os.fork():  # TensorFlow is imported once, and has computed nothing yet
+            break
+    threading.Thread(target=end_with, args=(pid,), daemon=True).start()
     model = Model(directory, name)
     assert sys.modules["dit_tf"] is sys.modules["keras"] is None
     options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]  # TensorFlow Serving's
@@ -267,7 +281,7 @@ def main(directory, name):
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(PredictionService(model), grpc_server)
     ports = dict(grpc=grpc_server.add_insecure_port("127.0.0.1:0"))
     rest = http.server.ThreadingHTTPServer(("127.0.0.1", 0), type("Rest", (RestApi,), dict(model=model)))
-    ports["http"] = rest.server_port
+    ports |= dict(http=rest.server_port, pid=os.getpid())
     grpc_server.start()
     print(json.dumps(ports), flush=True)
     rest.serve_forever()

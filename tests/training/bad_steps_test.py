@@ -1,10 +1,10 @@
 """Steps whose loss or gradient is not finite: not applied, counted, located, and too many in a row end the run."""
 
 import dataclasses
+import functools
 import io
 import json
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -18,10 +18,10 @@ from dit_tf.training.train_step import State, TrainStep
 
 
 class Spoilt:
-    """A process whose loss is not finite at the given steps, counted from 1."""
+    """A process whose loss is not finite at the steps in `bad_steps`, counted from 1; 0 is none."""
 
-    def __init__(self, process, bad_steps):
-        self.process, self.bad_steps = process, bad_steps
+    def __init__(self, process):
+        self.process, self.bad_steps = process, tf.Variable([0] * 5)
         self.loss_names = process.loss_names
 
     def training_losses(self, model_fn, x, seeds):
@@ -35,39 +35,38 @@ class Spoilt:
 
 @pytest.fixture(scope="module")
 def make(config, awaken):
-    def trainer(bad_steps, stop_step=6, **options):
+    """make(bad_steps, stop_step, steps_per_execution, max_bad_steps) -> a trainer at its beginning; those of one
+    max_bad_steps are one trainer, which is traced once."""
+
+    @functools.cache
+    def traced(max_bad_steps):
         small = dataclasses.replace(config, model="DiT-8x1x1/4")
         with tf.distribute.OneDeviceStrategy("/CPU:0").scope():
-            made = build.make_trainer(small, build.make_model(small), stop_step=stop_step, jit=False, **options)
+            model = build.make_model(small)
+            made = build.make_trainer(small, model, stop_step=0, jit=False, max_bad_steps=max_bad_steps)
+        made.functions.process = Spoilt(made.functions.process)
+        return made
+
+    def trainer(bad_steps, stop_step=6, steps_per_execution=1, max_bad_steps=10):
+        made = traced(max_bad_steps)
+        for variable in made.checkpoint_state().values():
+            variable.assign(tf.zeros_like(variable))
         awaken(made)
-        made.functions.process = Spoilt(made.functions.process, bad_steps)
+        made.stop_step, made.steps_per_execution = stop_step, steps_per_execution
+        made.functions.process.bad_steps.assign(np.resize([*bad_steps, 0], 5))
         return made
 
     return trainer
 
 
-class Seen(keras.callbacks.Callback):
-    """The logs of every execution, and the state at its end."""
-
-    def __init__(self, arrays):
-        super().__init__()
-        self.arrays, self.logs, self.states = arrays, [], []
-
-    def on_train_batch_end(self, batch, logs=None):
-        self.logs.append(dict(logs))
-        self.states.append(self.arrays(self.model))
-
-
 @pytest.fixture(scope="module")
-def stepwise(make, batches, arrays):
-    """Step by step, with steps 3 and 4 of 6 bad."""
-    trainer, seen = make([3, 4]), Seen(arrays)
-    trainer.fit(batches(), [seen])
-    return seen
+def stepwise(make, batches, fit):
+    """[(logs, state)] step by step, with steps 3 and 4 of 6 bad."""
+    return fit(make([3, 4]), batches())
 
 
 def test_a_bad_step_changes_the_step_alone(stepwise):
-    before, bad, worse, after = stepwise.states[1:5]
+    before, bad, worse, after = (state for _, state in stepwise[1:5])
     for state, step in ((bad, 3), (worse, 4)):
         for name in before:
             np.testing.assert_array_equal(state[name], step if name == "step" else before[name], err_msg=name)
@@ -76,21 +75,20 @@ def test_a_bad_step_changes_the_step_alone(stepwise):
 
 
 def test_bad_steps_are_counted_and_located(stepwise):
-    assert [logs["bad_steps"] for logs in stepwise.logs] == [0, 0, 1, 1, 0, 0]
-    assert [logs["first_bad_step"] for logs in stepwise.logs] == [0, 0, 3, 4, 0, 0]
-    assert all(np.isfinite(logs["loss"]) == (logs["bad_steps"] == 0) for logs in stepwise.logs)
+    assert [logs["bad_steps"] for logs, _ in stepwise] == [0, 0, 1, 1, 0, 0]
+    assert [logs["first_bad_step"] for logs, _ in stepwise] == [0, 0, 3, 4, 0, 0]
+    assert all(np.isfinite(logs["loss"]) == (logs["bad_steps"] == 0) for logs, _ in stepwise)
 
 
-def test_steps_per_execution_change_nothing_and_means_leave_bad_steps_out(make, batches, arrays, stepwise):
-    trainer, seen = make([3, 4], steps_per_execution=6), Seen(arrays)
-    trainer.fit(batches(), [seen])
-    for name, value in stepwise.states[-1].items():
-        np.testing.assert_array_equal(seen.states[-1][name], value, err_msg=name)
-    (logs,) = seen.logs
+def test_steps_per_execution_change_nothing_and_means_leave_bad_steps_out(make, batches, fit, stepwise):
+    trainer = make([3, 4], steps_per_execution=6)
+    ((logs, state),) = fit(trainer, batches())
+    for name, value in stepwise[-1][1].items():
+        np.testing.assert_array_equal(state[name], value, err_msg=name)
     assert (logs["bad_steps"], logs["first_bad_step"]) == (2, 3)
     for name in ("loss", "grad_norm"):
         # A mean of four float32 numbers.
-        np.testing.assert_allclose(logs[name], np.mean([stepwise.logs[i][name] for i in (0, 1, 4, 5)]), rtol=1e-6)
+        np.testing.assert_allclose(logs[name], np.mean([stepwise[i][0][name] for i in (0, 1, 4, 5)]), rtol=1e-6)
     assert trainer.num_traces == 1
 
 

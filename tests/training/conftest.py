@@ -13,7 +13,7 @@ from dit_tf.config import RunConfig
 
 @pytest.fixture(scope="session")
 def config():
-    return RunConfig(model="DiT-Mi/4", global_batch_size=8, learning_rate=1e-3, ema_decay=0.9, seed=3)
+    return RunConfig(model="DiT-64x1x2/4", global_batch_size=8, learning_rate=1e-3, ema_decay=0.9, seed=3)
 
 
 @pytest.fixture(scope="session")
@@ -64,15 +64,18 @@ def make_trainer(config, awaken):
 
 
 @pytest.fixture(scope="session")
-def seen_logs():
-    """seen_logs(trainer, dataset) -> the logs of every execution of a `fit`."""
+def fit(arrays):
+    """fit(trainer, dataset, *callbacks) -> [(logs, state as `arrays`)] at the end of every execution."""
 
-    def fit(trainer, dataset):
+    def watched(trainer, dataset, *callbacks):
         seen = []
-        trainer.fit(dataset, [keras.callbacks.LambdaCallback(on_train_batch_end=lambda _, logs: seen.append(logs))])
+        watch = keras.callbacks.LambdaCallback(
+            on_train_batch_end=lambda _, logs: seen.append((dict(logs), arrays(trainer)))
+        )
+        trainer.fit(dataset, [watch, *callbacks])
         return seen
 
-    return fit
+    return watched
 
 
 @pytest.fixture(scope="session")
