@@ -140,7 +140,7 @@ def test_ten_kills_of_hosts_that_are_each_started_again_at_once(unbroken, tiny_f
             while hosts != [0, 0]:
                 assert time.monotonic() - began < 3 * _PATIENCE
                 for index, process in enumerate(hosts):
-                    code = process.poll() if isinstance(process, subprocess.Popen) else process
+                    code = process.poll() if isinstance(process, Command) else process
                     if code == 0:
                         hosts[index] = 0
                     elif process is None or code is not None:
@@ -157,7 +157,7 @@ def test_ten_kills_of_hosts_that_are_each_started_again_at_once(unbroken, tiny_f
                 time.sleep(0.05)
         finally:
             for process in hosts:
-                if isinstance(process, subprocess.Popen):
+                if isinstance(process, Command):
                     process.kill()
         assert_finished_as(training.workdir, unbroken)
         finished += 1
