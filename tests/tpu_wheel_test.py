@@ -71,7 +71,7 @@ def tpu_python(tmp_path_factory):
 
 @pytest.mark.parametrize("remat", ["remat", ""], ids=["remat", "plain"])
 def test_the_tpu_kernels_lower_the_step(tpu_python, remat):
-    """No TPU is asked: lowering stops before Google's compiler, which tests/training/trainer_test.py runs."""
+    """No TPU is asked: lowering stops before Google's compiler, which tests/training/tpu_test.py runs."""
     quiet = dict(TPU_SKIP_MDS_QUERY="1", TPU_ACCELERATOR_TYPE="v5litepod-4", TPU_WORKER_HOSTNAMES="localhost")
     # An imported TensorFlow leaves the path of this environment's libtpu, which is another one, in TPU_LIBRARY_PATH.
     ours = {name: value for name, value in os.environ.items() if not name.startswith("TPU_")}

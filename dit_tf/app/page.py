@@ -45,7 +45,7 @@ def make_page(source):
 
         drawing = dict(inputs=fields, outputs=[image, way, command, status], show_progress="hidden")
         generate.click(draw, **drawing)
-        another.click(lambda: random.randrange(2**31), outputs=seed).then(draw, **drawing)
+        another.click(lambda: str(random.randrange(2**31)), outputs=seed).then(draw, **drawing)
         sampler.change(DEFAULT_STEPS.get, inputs=sampler, outputs=steps)
     return page
 
@@ -64,7 +64,8 @@ def _fields(source):
         shown = dict(visible=bool(source.samplers), **_NARROW)
         sampler = gradio.Dropdown(source.samplers, value=first, label="Sampler", elem_id="sampler", **shown)
         steps = gradio.Number(DEFAULT_STEPS.get(first), label="Steps", precision=0, elem_id="steps", **shown)
-        seed = gradio.Number(0, label="Seed", precision=0, elem_id="seed", **_NARROW)
+        # No Number: a browser rounds what is above 2^53.
+        seed = gradio.Textbox("0", label="Seed", max_lines=1, elem_id="seed", **_NARROW)
     return label, seed, scale, sampler, steps
 
 

@@ -1,9 +1,11 @@
 """What the page of dit_tf.app asks for, and what it is told while an image is drawn."""
 
+import re
 from typing import NamedTuple
 
 import numpy as np
 
+from dit_tf.config import MOST_SEED
 from dit_tf.data.class_names import UNLABELLED
 
 IMAGE = "image"  # the caption of what is drawn at the end
@@ -36,14 +38,15 @@ class Progress(NamedTuple):
 
 
 def checked(label, seed, cfg_scale, sampler, num_steps):
-    """The `Request`; ValueError where a field of the page is empty, or the seed is one that a browser would round."""
+    """The `Request`; ValueError where a field of the page is empty, or the seed, a text, is none."""
     if label is None:
         raise ValueError("Choose a class first.")
     if sampler is not None and num_steps is None:
         raise ValueError("--num_steps must be a whole number, got none.")
-    if seed is None or not 0 <= seed < 2**53:
-        raise ValueError(f"--seed must be a whole number from 0 to {2**53 - 1}, got {seed}.")
-    return Request(label, seed, cfg_scale, sampler, num_steps)
+    digits = re.fullmatch(r"\s*(\d{1,19})\s*", str(seed))
+    if not digits or int(digits[1]) > MOST_SEED:
+        raise ValueError(f"--seed must be a whole number from 0 to {MOST_SEED}, got {str(seed)[:40]!r}.")
+    return Request(label, int(digits[1]), cfg_scale, sampler, num_steps)
 
 
 def class_flag(classes, label):

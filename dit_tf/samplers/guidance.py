@@ -13,13 +13,14 @@ def guide(model, labels, null_label, scale, channels=None, active=None):
     """Classifier-free guidance (Ho & Salimans 2022, arXiv:2207.12598) around `model(x, t, y)`: a `model_fn(x, t)`.
 
     guided = null + scale (conditional - null), from one evaluation of a doubled batch: conditional rows, then the
-    same rows with the null label. 1 is no guidance.
+    same rows with the null label. 1 is no guidance, 0 is the null half in every channel.
 
     labels: (N,) integers.
     null_label: the label row that stands for no label; None where the model has none, which is refused.
     scale: a number, or (N,).
     channels: how many of the C channels of x are guided; None is all. The released DiT models are sampled with the
-        first 3 of 4 (matches DiT). Unguided and variance channels are those of the conditional half.
+        first 3 of 4 (matches DiT). Unguided and variance channels are those of the conditional half, unless the scale
+        is 0, where DiT mixes the two.
     active: a function of times t (N,) -> (N,) bool, where to guide (`within`); None is everywhere. Where no row is to
         be guided, the batch is not doubled.
     """
@@ -37,7 +38,7 @@ def guide(model, labels, null_label, scale, channels=None, active=None):
             raise ValueError(f"cannot guide {guided_channels} channels of {x.shape[-1]}")
         output = model(tf.concat([x, x], axis=0), tf.concat([t, t], axis=0), doubled_labels)
         conditional, null = tf.split(tf.cast(output, tf.float32), 2, axis=0)
-        rest = conditional[..., guided_channels:]
+        rest = tf.where(scale == 0.0, null[..., guided_channels:], conditional[..., guided_channels:])
         conditional, null = conditional[..., :guided_channels], null[..., :guided_channels]
         return tf.concat([null + scale * (conditional - null), rest], axis=-1)
 

@@ -29,7 +29,7 @@ class SamplerOptions:
     atol: float = 1e-6  # of dopri5, per row
     rtol: float = 1e-3
     cfg_scale: float = 1.0  # 1: no guidance, and half the work
-    guided_channels: int | None = None  # None: 3 of the 4 channels of latents, all of pixels and of cfg_scale 0
+    guided_channels: int | None = None  # None: 3 of the 4 channels of latents, all of pixels
     guidance_interval: tuple[float, float] = (0.0, 1.0)  # from noise, 0, to data, 1
 
     def __post_init__(self):
@@ -87,8 +87,6 @@ class SamplerOptions:
         if self.guided_channels is not None and not 1 <= self.guided_channels <= codec.channels:
             raise ValueError(f"--guided_channels must be from 1 to {codec.channels}, got {self.guided_channels}.")
         guided_channels = self.guided_channels or codec.guided_channels
-        if self.guided_channels is None and self.cfg_scale == 0.0:  # without classes: all of an image, or none of it
-            guided_channels = codec.channels
         return dataclasses.replace(
             self, sampler=sampler, solver=solver, num_steps=num_steps, guided_channels=guided_channels
         )

@@ -48,6 +48,13 @@ def test_scales_one_and_zero_are_the_two_predictions(scale, expected):
     np.testing.assert_allclose(output[..., :4], expected()[..., :4], atol=1e-6)  # null + (conditional - null) rounds
 
 
+def test_a_scale_of_zero_leaves_no_channel_to_the_label():
+    """In every row of that scale, whatever is guided otherwise; of the variance channels too."""
+    output = guide(_model, _LABELS, _NULL, tf.constant([0.0, 4.0, 0.0]), channels=3)(_X, _T)
+    np.testing.assert_array_equal(output[::2], _unconditional()[::2])
+    np.testing.assert_array_equal(output[1, ..., 3:], _conditional()[1, ..., 3:])
+
+
 def test_each_row_may_have_its_own_scale():
     scales = [1.0, 2.5, 7.0]
     together = guide(_model, _LABELS, _NULL, tf.constant(scales))(_X, _T)
