@@ -66,7 +66,7 @@ def request(label, seed, cfg_scale):
 
 
 def test_tensorflow_alone_draws_what_sample_draws(exported, image_zero, tmp_path, rng):
-    """Within a grey level: sums in another order. Scales of 1 (no guidance there) and seeds of 63 bits are among them."""
+    """Within a grey level: sums in another order. Scales of 1 (no guidance) and seeds of 63 bits are among them."""
     rows = dict(
         label=rng.integers(0, 10, 16), seed=rng.integers(0, 2**63, 16),
         cfg_scale=rng.choice([1.0, 0.0, 1.5, 4.0], 16).astype(np.float32),

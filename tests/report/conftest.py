@@ -1,3 +1,5 @@
+import pickle
+
 import pytest
 
 from dit_tf.report.figures import draw
@@ -10,6 +12,10 @@ def study():
 
 
 @pytest.fixture(scope="session")
-def drawn(study):
-    """(pictures, those left out) of the whole study."""
-    return draw(study)
+def drawn(study, once):
+    """(pictures, those left out) of the whole study, drawn once for all files."""
+
+    def make(directory):
+        (directory / "drawn.pickle").write_bytes(pickle.dumps(draw(study)))
+
+    return pickle.loads((once("drawn", make) / "drawn.pickle").read_bytes())

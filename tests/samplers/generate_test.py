@@ -84,18 +84,14 @@ def moved(images, others):
     return (np.abs(images.astype(int) - others).max(axis=(1, 2, 3)) > 1).sum()
 
 
-@pytest.fixture
+@contextlib.contextmanager
 def eagerly():
-    """with eagerly(): no function is traced or compiled."""
-
-    @contextlib.contextmanager
-    def within():
-        tf.config.run_functions_eagerly(True)
+    """No function is traced or compiled."""
+    tf.config.run_functions_eagerly(True)
+    try:
         yield
+    finally:
         tf.config.run_functions_eagerly(False)
-
-    yield within
-    tf.config.run_functions_eagerly(False)
 
 
 @pytest.fixture(scope="module", params=_ALL.values(), ids=_ALL)
@@ -130,8 +126,10 @@ def test_a_class_of_one_image_is_sampled_as_that_image(params, options, scale):
 
 
 def test_images_are_the_same_for_every_batch_size(sample, params, whole):
-    """One by one; and in sevens, the last of which is filled up, and only what was asked for comes out."""
+    """One by one, all at once, and in sevens, the last of which is filled up: only what was asked for comes out."""
     assert_within_one_grey_level(images_of(sample, params, _LABELS, 5, 1), whole)
+    with eagerly():
+        assert_within_one_grey_level(images_of(sample, params, _LABELS, 5, _N), whole)
 
 
 def test_images_are_repeated_bit_for_bit(sample, params, whole):
@@ -156,7 +154,7 @@ def test_image_i_of_a_short_run_is_image_i_of_a_long_one(sample, params, whole):
     assert_within_one_grey_level(images_of(sample, params, _LABELS[:5], 5), whole[:5])
 
 
-def test_rows_may_have_seeds_of_their_own(sample, params, eagerly):
+def test_rows_may_have_seeds_of_their_own(sample, params):
     """As they come to a server, which does not compile: image of (label, seed s) is image 0 of a run with seed s."""
     seeds, labels = [5, -1, 2**40, 5, 8, 9, 10], _LABELS[:7]
     rows = tf.zeros(7, tf.int32)
@@ -293,7 +291,7 @@ def test_options_that_cannot_be_are_refused_before_anything_is_traced(arguments,
         sampler(SamplerOptions(**arguments))
 
 
-def test_guidance_without_a_null_class_is_refused_and_none_is_allowed(params, eagerly):
+def test_guidance_without_a_null_class_is_refused_and_none_is_allowed(params):
     with pytest.raises(ValueError, match="--cfg_scale=2.0 needs a model trained with label dropout"):
         ImageSampler(model, _PROCESS, _CODEC, None, SamplerOptions("ddim", 2, cfg_scale=2.0))
     sample = ImageSampler(model, _PROCESS, _CODEC, None, SamplerOptions("ddim", 2))

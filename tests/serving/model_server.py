@@ -2,8 +2,8 @@
 
     python -I model_server.py DIRECTORY/VERSION NAME PID COUNT
 
-It runs the model in a session, as TensorFlow Serving does, in COUNT processes that end with the process PID. Each prints
-one line when it is ready: its ports and its own PID in JSON.
+It runs the model in a session, as TensorFlow Serving does, in COUNT processes that end with the process PID. Each
+prints one line when it is ready: its ports and its own PID in JSON.
 """
 
 import base64
