@@ -52,9 +52,8 @@ def main(options):
     codec = VaeCodec(image_size, vae)
     spec = latent_spec_of(options, images, codec)
     spec = dataclasses.replace(spec, data_digest=source.digest(options.split), folder_reading=reading)
-    prepare(directory, there, spec)
-    if there:
-        spec = there  # of version 0.1.0 it has no digest
+    prepare(directory, there, spec, options.allow_new_data)
+    spec = latent_spec.read(directory)  # that of version 0.1.0 has no digest
 
     shards = shards_of_host(0, 1, spec.num_shards)
     finished = finished_shards(directory, spec)
@@ -125,7 +124,7 @@ def latent_spec_of(options, images, codec):
     )
 
 
-def prepare(directory, there, spec):
+def prepare(directory, there, spec, allow_new_data):
     """Write spec.json, or make sure that the one that is `there` is the same, but for where the images lie."""
     if there is None:
         if tf.io.gfile.glob(os.path.join(directory, "latents-*.tfrecord")):
@@ -136,10 +135,13 @@ def prepare(directory, there, spec):
     found = dataclasses.replace(
         spec, dataset=there.dataset if moved else spec.dataset, data_digest=there.data_digest and spec.data_digest
     )
-    if found != there:
+    if allow_new_data and dataclasses.replace(there, data_digest=found.data_digest) == found:
+        latent_spec.write(directory, found)
+    elif found != there:
+        hint = "" if found.data_digest == there.data_digest else "; --allow_new_data where an image was mended"
         raise ValueError(
             f"--output={directory} holds other latents ({'; '.join(found.differences(there))}): repeat the command "
-            "that wrote them, or give another directory."
+            f"that wrote them, or give another directory{hint}."
         )
 
 

@@ -140,7 +140,9 @@ def test_a_damaged_image_is_named_and_finished_shards_stay(run, photos, tmp_path
     there = contents(tmp_path / "latents")
     assert sorted(there) == [f"latents-0000{i}-of-00005.tfrecord" for i in range(2)] + ["spec.json"]
     names[25].write_bytes(intact)
-    assert contents(run(copy)) == unbroken
+    with pytest.raises(ValueError, match="data_digest is .* here and .* there.*--allow_new_data where an image was"):
+        run(copy)
+    assert contents(run(copy, "--allow_new_data")) == unbroken
 
 
 def test_a_directory_of_other_latents_is_refused(run, photos):

@@ -47,6 +47,20 @@ def test_a_resolved_run_is_repeated_by_its_flag_file(command, changed, tmp_path)
     assert len(file.read_text().splitlines()) == sum(value is not None for value in contents(run).values())
 
 
+@pytest.mark.parametrize("command", flags.COMMANDS)
+def test_no_number_is_infinite_and_seeds_have_63_bits(command):
+    """absl says it in a sentence with the flag's name, and ends with exit code 1."""
+    values = defined(command)
+    floats = [name for name in values if isinstance(values[name].parser, absl_flags.FloatParser)]
+    wrong = [(name, text) for name in floats for text in ("nan", "inf", "-inf")]
+    wrong += [("seed", str(seed)) for seed in (-1, 2**63, 2**64 - 1) if "seed" in values]
+    for name, text in wrong:
+        with pytest.raises(absl_flags.IllegalFlagValueError, match=f"flag --{name}={text}: "):
+            parsed(command, f"--{name}={text}")
+    if "seed" in values:
+        assert parsed(command, f"--seed={2**63 - 1}").seed == 2**63 - 1
+
+
 def test_every_change_of_the_test_above_is_one():
     for command, arguments in _CHANGES.items():
         run, default = contents(parsed(command, *arguments)), contents(parsed(command))

@@ -77,7 +77,7 @@ def test_a_sample_is_decoded_to_pixels(workdir, vae_file, parse, tmp_path):
     with np.load(tmp_path / "s.npz") as arrays:
         assert arrays["arr_0"].shape == (3, 32, 32, 3) and arrays["arr_0"].dtype == np.uint8
         assert arrays["arr_1"].tolist() == [1, 2, 0]
-    sample.main(parse(flags.define_sample, *options, "--labels=animal,sky", f"--output={tmp_path / 's.png'}"))
+    sample.main(parse(flags.define_sample, *options, "--labels=animal,sky,sky", f"--output={tmp_path / 's.png'}"))
     assert Image.open(tmp_path / "s.png").size[0] > 2 * 48
 
 

@@ -135,6 +135,7 @@ def define_encode(values):
     define_data(define, c)
     define.string("precision", c.precision, f"Of products: {', '.join(PRECISIONS)} (a TPU rounds both to bfloat16).")
     define.string("moments_dtype", "bfloat16", f"What is stored: {', '.join(MOMENTS_DTYPES)}.")
+    define.bool("allow_new_data", False, "Go on although files of --dataset have changed: what is finished stays.")
     define.integer("examples_per_shard", 1024, "Images per file; what a killed run loses at most.")
     define.integer("batch_size", 32, "Images per call of the compiled encoder, over all replicas.")
     define_devices(define)
