@@ -122,7 +122,7 @@ def test_another_seed_draws_another_image(drawn):
     WebDriverWait(drawn, _SECONDS).until(
         lambda _: "Drawn in" in find(drawn, "#status").text and find(drawn, "#image img").get_attribute("src") != before
     )
-    assert find(drawn, "#seed textarea").get_attribute("value") != "5"
+    assert find(drawn, "#seed input").get_attribute("value") != "5"
 
 
 def test_what_does_not_fit_is_said_in_one_sentence(drawn):

@@ -22,7 +22,6 @@ from tests.commands import run_command
 
 _GOLDENS = pathlib.Path(__file__).parents[0] / "goldens"
 
-
 # Files that take longest, longest first: so that at the end no worker waits for the other.
 _LONGEST = """
 study_test.py hosts_test.py training/tpu_test.py interruptions_test.py same_run_test.py training/trainer_test.py
@@ -97,7 +96,6 @@ def golden():
 @pytest.fixture(scope="session")
 def stub():
     """stub(arrays, learned) -> model_fn(x, t): W x + U cos(0.005 t) + V[y] B, with 2C or C channels."""
-
     import tensorflow as tf
 
     def build(arrays, learned):

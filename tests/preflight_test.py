@@ -267,9 +267,8 @@ def test_a_tiny_step_is_compiled_as_it_trains(run):
 @pytest.mark.parametrize("topology", ["v3:2x2", "v4:2x2x1", "v5e:2x2", "v6e:2x2"])
 def test_s2_fits_every_chip_with_its_products_in_bfloat16(run, topology):
     cores = parse_topology(topology).cores
-    report, _ = run(
-        "--model=DiT-S/2", "--precision=bfloat16", f"--topology={topology}", f"--global_batch_size={8 * cores}"
-    )
+    batch = f"--global_batch_size={8 * cores}"
+    report, _ = run("--model=DiT-S/2", "--precision=bfloat16", f"--topology={topology}", batch)
     assert report["fits"] and report["host_transfers"] == 0
     assert report["flops"] <= 1.05 * report["flops_analytic_per_core"]
     # Neither the patches (256 of 16 numbers) nor the timestep's 256 sinusoids need a gradient.

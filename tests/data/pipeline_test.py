@@ -1,6 +1,5 @@
 """Claims of the input pipeline: data order is a function of (seed, step) alone, and stored order is what it says."""
 
-import dataclasses
 import hashlib
 import itertools
 
@@ -11,7 +10,6 @@ import tensorflow_datasets as tfds
 
 from dit_tf.data import pipeline, tfds_source
 from dit_tf.data import source as source_module
-from dit_tf.data.class_names import UNLABELLED
 
 SIZE = 8
 
@@ -212,12 +210,6 @@ def test_without_flips_no_image_is_mirrored(unbroken):
         assert np.all(images[:, 0, 0, 0] > 0)
 
 
-def test_real_images_of_one_size_come_whole(digits):
-    images, labels = pipeline.real_images(digits, "test")
-    assert images.shape == (360, 8, 8, 1) and images.dtype == np.uint8
-    assert labels.shape == (360,) and labels.dtype == np.int64
-
-
 def test_real_images_of_varying_size_are_refused(squares):
     with pytest.raises(ValueError, match="numbered_squares must have square images of one size"):
         pipeline.real_images(squares, "train")
@@ -242,22 +234,6 @@ def test_examples_in_order_may_begin_anywhere_and_be_mirrored(squares):
     np.testing.assert_array_equal(tail_labels, labels[31:])
     np.testing.assert_array_equal(tail_keys, keys[31:])
     assert not list(pipeline.examples_in_order(squares, "train", image_size=SIZE, batch_size=45, first=45))
-
-
-def test_a_data_set_may_be_read_without_its_classes(digits, data_dir):
-    plain = pipeline.open_dataset("digits", data_dir, unlabelled=True)
-    assert plain.spec("train") == dataclasses.replace(digits.spec("train"), classes=UNLABELLED)
-    ((images, labels, _),), ((unlabelled, zeros, _),) = (batches(s, 1, global_batch_size=64) for s in (digits, plain))
-    np.testing.assert_array_equal(images, unlabelled)
-    assert labels.any() and not zeros.any()
-
-
-def test_the_prefix_says_what_a_data_set_is(tmp_path, digits, data_dir):
-    with pytest.raises(ValueError, match="--dataset=folder:.*: it holds no images"):
-        pipeline.open_dataset(f"folder:{tmp_path}")
-    with pytest.raises(ValueError, match="--dataset=latents:.* has no spec.json"):
-        pipeline.open_dataset(f"latents:{tmp_path}")
-    assert pipeline.open_dataset("digits", data_dir).spec("train") == digits.spec("train")
 
 
 @pytest.fixture(scope="module")
