@@ -88,6 +88,7 @@ def run_command(*arguments, **options):
 def _run(arguments, files, environment, directory, limit):
     """In the new process, from the first line of the program to the last."""
     os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     for number, path in enumerate(files, start=1):
         file = os.open(path, os.O_WRONLY | os.O_APPEND)
         os.dup2(file, number)
