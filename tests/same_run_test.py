@@ -36,8 +36,8 @@ def run(parse):
     """
     compiled, strategy = {}, tf.distribute.OneDeviceStrategy("/CPU:0")
 
-    def trained(workdir, folder, steps, *more):
-        output, program = io.StringIO(), tuple(flag for flag in more if "=" in flag and "resume_with" not in flag)
+    def trained(workdir, folder, steps, *more, strategy=strategy):
+        output, program = io.StringIO(), (strategy, *(flag for flag in more if "=" in flag and "resume_with" not in flag))
         arguments = [f"--workdir={workdir}", f"--dataset=folder:{folder}", f"--train_steps={steps}", *_TINY, *_EVERY]
         options = parse(flags.define_train, *arguments, *more)
         with contextlib.redirect_stdout(output), contextlib.ExitStack() as resources:
@@ -139,6 +139,35 @@ def test_a_changed_batch_and_a_late_average_go_on_from_what_was_seen(run, copy, 
     averaged("--std=0.1")  # (2/6)^8 of it lie there
     with pytest.raises(ValueError, match=r"--std=0\.2 reaches before|--std=0\.2 cannot be made"):
         averaged("--std=0.2")
+
+
+def test_two_replicas_go_on_with_another_batch_and_a_schedule_as_one_does(run, original, tmp_path):
+    """To the order of float32 sums: 1e-7 is observed."""
+    scheduled = ["--schedule=linear", "--warmup_steps=1", "--schedule_steps=9"]
+    changes = [*scheduled, "--global_batch_size=8", "--resume_with=global_batch_size"]
+    run(tmp_path / "one", original[1], 2, *scheduled)
+    shutil.copytree(tmp_path / "one", tmp_path / "two")
+    two = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    for name, more in (("one", {}), ("two", dict(strategy=two))):
+        run(tmp_path / name, original[1], 6, *changes, **more)
+    lines = [list(map(json.loads, open(tmp_path / name / "metrics.jsonl"))) for name in ("one", "two")]
+    losses = [[line["loss"] for line in found if "loss" in line] for found in lines]
+    assert len(set(losses[0])) == 3
+    np.testing.assert_allclose(*losses, rtol=1e-5)
+
+
+@pytest.mark.parametrize("crop, ending", [("pil", "png"), ("fast", "webp")])
+def test_what_python_reads_is_refused_where_none_runs(parse, monkeypatch, tmp_path, crop, ending):
+    """On the hosts of a TPU slice; JPEG and PNG go there."""
+    Image.new("RGB", (8, 8)).save(tmp_path / f"1.{ending}")
+    source, options = FolderSource(f"folder:{tmp_path}", 2), parse(flags.define_train, f"--crop={crop}")
+    train.check_readers(options, source, None)
+    monkeypatch.setattr(train, "reads_here", lambda strategy: False)
+    with pytest.raises(ValueError, match="--crop=pil runs in Python|has WebP, TIFF or AVIF files"):
+        train.check_readers(options, source, None)
+    Image.new("RGB", (8, 8)).save(tmp_path / "1.png")
+    (tmp_path / "1.webp").unlink(missing_ok=True)
+    train.check_readers(parse(flags.define_train), FolderSource(f"folder:{tmp_path}", 2), None)
 
 
 def test_a_schedule_is_part_of_what_a_run_is_and_exact_when_it_goes_on(run, original, tmp_path):

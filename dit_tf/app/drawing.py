@@ -8,6 +8,8 @@ import time
 import numpy as np
 from PIL import Image
 
+from dit_tf.runtime.image_files import pictured_channels
+
 _SIDE = 384  # pixels; smaller images are enlarged by a whole factor, without smoothing
 _PLACES = 6  # pictures of the way, with the image
 _SECONDS = 0.1  # between two looks at how far a sampler is
@@ -67,6 +69,7 @@ def way_of(source, pictures):
 
 def _data_url(picture):
     file = io.BytesIO()
+    picture = picture[..., : pictured_channels(picture.shape[2])]
     Image.fromarray(picture.squeeze(2) if picture.shape[2] == 1 else picture).save(file, "PNG")
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
@@ -74,5 +77,6 @@ def _data_url(picture):
 def enlarged(picture):
     """(H, W, C) uint8 -> (f H, f W, 3), each pixel a square of a whole f, so that a tiny image can be seen."""
     factor = max(1, _SIDE // max(picture.shape[:2]))
+    picture = picture[..., : pictured_channels(picture.shape[2])]
     large = picture.repeat(factor, axis=0).repeat(factor, axis=1)
     return np.broadcast_to(large, (*large.shape[:2], 3))
