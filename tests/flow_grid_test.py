@@ -1,6 +1,6 @@
 """No combination of flow options gives a NaN: training on every path, prediction and weight; sampling with every
-solver, diffusion and last step. The default run takes a thinned grid, and trains without XLA; `-m slow` takes the whole
-product."""
+solver, diffusion and last step. The default run takes a thinned grid, and compiles little beside the losses; `-m slow`
+takes the whole product."""
 
 import functools
 import itertools
@@ -12,6 +12,7 @@ import tensorflow as tf
 from dit_tf import build
 from dit_tf.config import RunConfig
 from dit_tf.models.codec import PixelCodec
+from dit_tf.runtime.seeds import RowSeeds
 from dit_tf.samplers.generate import ImageSampler
 from dit_tf.samplers.options import SamplerOptions
 from dit_tf.samplers.sde import DIFFUSIONS, LAST_STEPS
@@ -76,6 +77,33 @@ def check_training(networks, path, prediction, loss_weight, time_distribution, p
 @pytest.mark.parametrize("training", _THINNED, ids="-".join)
 def test_one_step_of_training_is_finite(networks, training):
     check_training(networks, *training, compiled=False)
+
+
+def test_a_compiled_step_of_training_is_finite(networks):
+    check_training(networks, "vp", "score", "likelihood", "logit_normal", "bfloat16", compiled=True)
+
+
+@pytest.mark.parametrize("flow", dict.fromkeys(training[:-1] for training in _THINNED), ids="-".join)
+def test_the_compiled_loss_of_an_affine_network_is_finite(flow):
+    """With its gradient. XLA has rules of its own for 0 times infinity, beside those of TensorFlow's operations."""
+    path, *options = flow
+    transport, rows = Transport(PATHS[path], *options), tf.range(_N)
+    x = tf.constant(np.random.default_rng(1).uniform(-1.0, 1.0, (_N, 8, 8, 1)), tf.float32)
+
+    @tf.function(jit_compile=True)
+    def loss_and_gradient(weights):
+        with tf.GradientTape() as tape:
+            tape.watch(weights)
+
+            def affine(x, t):
+                return weights[0] * x + weights[1] * t[:, None, None, None] + weights[2]
+
+            terms = transport.training_losses(affine, x, RowSeeds(tf.constant(0, tf.int64), rows, tf.constant(0)))
+            loss = tf.reduce_mean(terms["loss"])
+        return loss, tape.gradient(loss, weights)
+
+    loss, gradient = loss_and_gradient(tf.constant([0.3, 0.1, -0.2]))
+    assert np.isfinite(loss) and np.isfinite(gradient).all() and np.all(gradient != 0)
 
 
 def test_the_thinned_grid_has_every_pair_of_options():
