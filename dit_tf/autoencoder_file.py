@@ -23,7 +23,7 @@ def load(path, precision="float32", sha256=""):
     facts = model_file.read_text(path, AUTOENCODER) if zipfile.is_zipfile(path) else None
     if facts is not None:
         with naming(path):
-            vae = AutoencoderKL(POLICIES[precision], width=json.loads(facts).get("width", vae_map.WIDTH))
+            vae = AutoencoderKL(POLICIES[precision], width=_width(facts))
         model_file.load_weights(path, vae)
     else:
         with naming(path):
@@ -35,6 +35,14 @@ def load(path, precision="float32", sha256=""):
             f"needed is {sha256[:16]}...): give that one, or another decoder of it."
         )
     return vae
+
+
+def _width(text):
+    """Of the network, by autoencoder.json; version 0.1.0 wrote none, and knew one."""
+    facts = json.loads(text)
+    if not isinstance(facts, dict):
+        raise ValueError(f"its {AUTOENCODER} must be a JSON object, got a {type(facts).__name__}")
+    return facts.get("width", vae_map.WIDTH)
 
 
 def make(arrays, precision="float32"):

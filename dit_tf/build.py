@@ -38,7 +38,7 @@ from dit_tf.transport.transport import Transport
 
 # The texts that lie beside every checkpoint and inside every .keras file.
 RUN, CLASSES, PROVENANCE = "run.json", "classes.json", "provenance.json"
-AUTOENCODER = "autoencoder.json"  # in the file of one, which this tells from that of a model
+AUTOENCODER = "autoencoder.json"  # in an autoencoder's file; a model's has none
 
 _ANY_SCALE = 1.5  # of guidance, where it comes with each request: of a guided program it is an argument
 

@@ -141,7 +141,7 @@ class RunConfig:
 
 
 def kind_of(dataset):
-    """What follows --dataset= without the path: where data lies is not what they are."""
+    """What follows --dataset=, without the path of folder: and latents:, which says where the data lie, not what."""
     prefix, colon, _ = dataset.partition(":")
     return f"{prefix}:" if colon and prefix in ("folder", "latents") else dataset
 

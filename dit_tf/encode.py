@@ -25,12 +25,7 @@ from dit_tf.build import encoder_of
 from dit_tf.config import CROPS, FOLDER_READINGS, PRECISIONS, kind_of
 from dit_tf.data import latent_spec
 from dit_tf.data.description import opened
-from dit_tf.data.latent_records import (
-    ShardWriter,
-    finished_shards,
-    remove_leftovers,
-    shards_of_host,
-)
+from dit_tf.data.latent_records import ShardWriter, finished_shards, remove_leftovers, shards_of_host
 from dit_tf.data.latent_spec import MOMENTS_DTYPES, LatentSpec
 from dit_tf.data.pipeline import examples_in_order, open_dataset
 from dit_tf.models.autoencoder_kl import DOWNSCALING, SCALING_FACTOR

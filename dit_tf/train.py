@@ -30,13 +30,7 @@ from dit_tf.runtime.preemption import Preempted, StopRequest
 from dit_tf.runtime.versions import installed, line
 from dit_tf.runtime.workdir import hold
 from dit_tf.train_history import told
-from dit_tf.train_options import (
-    check_intervals,
-    check_parts,
-    default_workdir,
-    initialise,
-    run_config,
-)
+from dit_tf.train_options import check_intervals, check_parts, default_workdir, initialise, run_config
 from dit_tf.train_records import Records, Run
 from dit_tf.training import callbacks
 from dit_tf.training.profile import parse_profile_steps

@@ -6,13 +6,7 @@ import tensorflow as tf
 from PIL import Image
 
 from dit_tf.data import exif
-from dit_tf.data.preprocessing import (
-    centre_crop,
-    decode_and_crop,
-    decode_image,
-    is_png,
-    read_with_pil,
-)
+from dit_tf.data.preprocessing import centre_crop, decode_and_crop, decode_image, is_png, read_with_pil
 from dit_tf.data.source import mirrored
 
 _BEGINNINGS = (b"BM", b"GIF8")  # of what TensorFlow reads beside JPEG and PNG

@@ -125,7 +125,7 @@ def _shallow(file, encoded):
     else:
         return file
     image = Image.fromarray(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels)
-    image.info = file.info  # Exif among it
+    image.getexif().update(file.getexif())  # which way up it is
     return image
 
 

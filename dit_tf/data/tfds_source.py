@@ -11,11 +11,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from dit_tf.data import (  # digits: registers that data set with tfds too
-    damage,
-    digits,
-    imagenet,
-)
+from dit_tf.data import damage, digits, imagenet  # digits: registers that data set with tfds too
 from dit_tf.data.class_names import UNLABELLED
 from dit_tf.data.source import DatasetSpec, image_example
 

@@ -8,9 +8,7 @@ def train_classifier(features, labels):
 
     It has no randomness: the same images give the same judge.
     """
-    from sklearn.svm import (
-        SVC,  # takes a second to import; only digits are scored by it
-    )
+    from sklearn.svm import SVC  # takes a second to import; only digits are scored by it
 
     # C = 10: the margin of the digits is wide, so anything from 1 to 100 judges all held-out digits but one alike.
     return SVC(kernel="rbf", C=10.0, gamma="scale").fit(features, labels)

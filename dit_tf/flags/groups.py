@@ -29,8 +29,8 @@ class Definer:
     def float(self, name, default, help):
         flags.DEFINE(_Finite(), name, default, help, self._values, flags.ArgumentSerializer())
 
-    def seed(self, help, default=0):
-        self.integer("seed", default, help, lower_bound=0, upper_bound=MOST_SEED)
+    def seed(self, help):
+        self.integer("seed", 0, help, lower_bound=0, upper_bound=MOST_SEED)
 
 
 class _Finite(flags.FloatParser):

@@ -7,12 +7,7 @@ A codec's weights are arguments, tensors in the order of its variables, so that 
 import keras
 import tensorflow as tf
 
-from dit_tf.models.autoencoder_kl import (
-    DOWNSCALING,
-    LATENT_CHANNELS,
-    SCALING_FACTOR,
-    Posterior,
-)
+from dit_tf.models.autoencoder_kl import DOWNSCALING, LATENT_CHANNELS, SCALING_FACTOR, Posterior
 from dit_tf.runtime.seeds import Stream
 
 

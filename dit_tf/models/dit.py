@@ -8,12 +8,7 @@ import keras
 import tensorflow as tf
 
 from dit_tf.models import blocks
-from dit_tf.models.embeddings import (
-    LabelEmbedder,
-    PatchEmbedder,
-    TimestepEmbedder,
-    unpatchify,
-)
+from dit_tf.models.embeddings import LabelEmbedder, PatchEmbedder, TimestepEmbedder, unpatchify
 from dit_tf.models.scan import scanned
 
 

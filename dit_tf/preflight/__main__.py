@@ -22,22 +22,9 @@ import tqdm
 
 from dit_tf import flags
 from dit_tf.flags.preflight import PROGRAMS
-from dit_tf.preflight.analysis import (
-    ASSUMED,
-    all_models,
-    analysis,
-    analytic_flops,
-    configuration,
-)
+from dit_tf.preflight.analysis import ASSUMED, all_models, analysis, analytic_flops, configuration
 from dit_tf.preflight.programs import Program, compile_alone, missing_compiler
-from dit_tf.preflight.report import (
-    fits_record,
-    lines_of,
-    pace_of,
-    remedies,
-    size_text,
-    too_large_record,
-)
+from dit_tf.preflight.report import fits_record, lines_of, pace_of, remedies, size_text, too_large_record
 from dit_tf.preflight.table import compiled_rows, compiled_table, count_table
 from dit_tf.runtime.output_files import write_json
 from dit_tf.runtime.tpu_chips import parse_topology

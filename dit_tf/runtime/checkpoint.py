@@ -15,12 +15,7 @@ import time
 
 import tensorflow as tf
 
-from dit_tf.runtime.checksums import (
-    CHECKSUMS,
-    check_checksums,
-    has_checksums,
-    write_checksums,
-)
+from dit_tf.runtime.checksums import CHECKSUMS, check_checksums, has_checksums, write_checksums
 from dit_tf.runtime.cluster import LOST
 from dit_tf.runtime.workdir import is_remote, reason, writing_to
 

@@ -24,11 +24,7 @@ class GrpcProtocol:
         """address: HOST:PORT. ValueError where TensorFlow Serving's messages are not installed."""
         try:
             import grpc
-            from tensorflow_serving.apis import (
-                get_model_metadata_pb2,
-                predict_pb2,
-                prediction_service_pb2_grpc,
-            )
+            from tensorflow_serving.apis import get_model_metadata_pb2, predict_pb2, prediction_service_pb2_grpc
         except ImportError as error:
             raise ValueError(f"--server=grpc://{address} needs `{INSTALL}`; http:// needs neither.") from error
         self._grpc, self._predict, self._metadata = grpc, predict_pb2, get_model_metadata_pb2

@@ -11,12 +11,7 @@ from typing import NamedTuple
 
 from dit_tf.flags.command_line import quieten_libraries
 from dit_tf.runtime import compile_cache
-from dit_tf.runtime.preemption import (
-    START_AGAIN,
-    Preempted,
-    end_at_sigterm,
-    end_with_parent,
-)
+from dit_tf.runtime.preemption import START_AGAIN, Preempted, end_at_sigterm, end_with_parent
 
 # Each is forked from one process that has imported TensorFlow and computed nothing, which saves its seconds.
 _CONTEXT = multiprocessing.get_context("forkserver")

@@ -96,6 +96,15 @@ def test_16_bits_become_8(crop):
     np.testing.assert_array_equal(decode_and_crop(tf.constant(encoded), 256, 3, crop), expected)
 
 
+def test_a_turned_image_of_16_bits_is_turned():
+    """TIFF keeps the orientation among its own tags."""
+    grey = Image.fromarray(np.arange(256, dtype=np.uint16).reshape(16, 16) * 257)
+    encoded = saved(grey, "TIFF", turned=3)
+    expected = np.arange(255, -1, -1).reshape(16, 16, 1).repeat(3, axis=2)
+    for crop in ("fast", "pil"):
+        np.testing.assert_array_equal(read(encoded, crop), expected)
+
+
 def test_what_is_no_image_fails_when_it_is_read():
     for crop in ("fast", "pil"):
         with pytest.raises(tf.errors.OpError):

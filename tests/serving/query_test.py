@@ -10,8 +10,8 @@ from PIL import Image
 
 import dit_tf
 from dit_tf import flags, query, sample
-from tests.serving.faulty_servers import FAULTY, FINAL
 from tests.commands import run_command
+from tests.serving.faulty_servers import FAULTY, FINAL
 
 
 @pytest.fixture
