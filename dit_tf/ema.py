@@ -87,7 +87,7 @@ def tracked(options, config):
 def check_reach(options, config, name, step):
     """ValueError where an average that is as the checkpoint of `step` has it began so late that it would be another."""
     history = History.read(build.read_text(options.workdir, FILE), step, config.global_batch_size)
-    began = history.averages.get(name, 0)
+    began = history.began(name)
     average = Exponential(options.decay) if options.std is None else PowerFunction(options.std)
     if average.share_before(began, step) > MOST_BEFORE:
         width = f"--decay={options.decay}" if options.std is None else f"--std={options.std}"
@@ -125,7 +125,7 @@ def saved_averages(options, steps):
         history = History.read(snapshots.text_of(step, FILE), step, config.global_batch_size)
         for std in config.ema_stds:
             average = PowerFunction(std)
-            start = history.averages.get(average.name, 0)
+            start = history.began(average.name)
             began = max(began, start)
             if average.share_before(start, step) <= MOST_BEFORE:
                 saved.append((step, std))

@@ -165,9 +165,8 @@ def announce(run):
     print(f"{config.dataset} at {config.image_size} pixels{latents}, {devices}")
     if run.start:
         print(f"Resuming from step {run.start}")
-    for change in run.history.changes:
-        if change["step"] == run.start:
-            print(f"From here on: {told(change)}")
+    for change in run.history.changed_here:
+        print(f"From here on: {told(change)}")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,7 @@
 """What a training has seen, and what was changed on its way: history.json, beside every checkpoint.
 
     {"examples": 384000,                                    seen up to the checkpoint's step
-     "changes": [{"step": 1000, "examples": 256000, "changed": {"global_batch_size": [256, 128]}}],
-     "averages": {"ema_std_0.1": 1000}}                     the steps at which averages began that did so late
+     "changes": [{"step": 1000, "examples": 256000, "changed": {"global_batch_size": [256, 128]}}]}
 
 Version 0.1.0 wrote none: nothing was changed, and every step had seen a batch.
 """
@@ -13,6 +12,7 @@ import json
 from dit_tf.training.ema import Exponential, PowerFunction
 
 FILE = "history.json"
+_KINDS = {"ema_decays": Exponential, "ema_stds": PowerFunction}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,15 +23,24 @@ class History:
     examples: int
     batch_size: int
     changes: tuple = ()  # dicts, as in the file
-    averages: dict = dataclasses.field(default_factory=dict)
+
+    @property
+    def changed_here(self):
+        """The changes that `step` begins with."""
+        return [change for change in self.changes if change["step"] == self.step]
+
+    def began(self, name):
+        """The step at which the average of that name in checkpoints began; of "ema", at which it went on with another
+        decay. 0 where it is of all steps."""
+        steps = [change["step"] for change in self.changes if name in _begun(change["changed"])]
+        return steps[-1] if steps else 0
 
     def examples_at(self, step):
         return self.examples + (step - self.step) * self.batch_size
 
     def to_json(self, step):
         """The file of a checkpoint at that step."""
-        content = dict(examples=self.examples_at(step), changes=self.changes, averages=self.averages)
-        return json.dumps(content, indent=1)
+        return json.dumps(dict(examples=self.examples_at(step), changes=self.changes), indent=1)
 
     @classmethod
     def read(cls, text, step, batch_size):
@@ -40,27 +49,30 @@ class History:
             return cls(step, step * batch_size, batch_size)
         try:
             content = json.loads(text)
-            examples, changes, averages = (content[name] for name in ("examples", "changes", "averages"))
+            examples, changes = content["examples"], content["changes"]
             good = examples == _examples(changes, step, batch_size)
-            good = good and all(type(began) is int and 0 <= began <= step for began in averages.values())
         except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
             good = False
         if not good:
             raise ValueError(f"the {FILE} of the checkpoint of step {step} is damaged: remove that checkpoint.")
-        return cls(step, examples, batch_size, tuple(changes), averages)
+        return cls(step, examples, batch_size, tuple(changes))
 
     def changed(self, before, after, names):
         """From here on with another configuration, in the fields of these names."""
-        if not names:
-            return dataclasses.replace(self, batch_size=after.global_batch_size)
-        told = {name: [getattr(before, name), getattr(after, name)] for name in names}
-        change = dict(step=self.step, examples=self.examples, changed=told)
-        began = {name: self.step for name in averages_of(after) - averages_of(before)}
-        if "ema_decay" in names:
-            began["ema"] = self.step  # goes on from what it was
-        kept = {"ema"} | averages_of(after)
-        averages = {name: step for name, step in self.averages.items() if name in kept} | began
-        return History(self.step, self.examples, after.global_batch_size, (*self.changes, change), averages)
+        changes = self.changes
+        if names:
+            changed = {name: [getattr(before, name), getattr(after, name)] for name in names}
+            changes = (*changes, dict(step=self.step, examples=self.examples, changed=changed))
+        return History(self.step, self.examples, after.global_batch_size, changes)
+
+
+def _begun(changed):
+    """The names of the averages that begin with a change."""
+    names = {"ema"} if "ema_decay" in changed else set()
+    for field, kind in _KINDS.items():
+        before, after = changed.get(field, ((), ()))
+        names |= {kind(value).name for value in set(after) - set(before)}
+    return names
 
 
 def _examples(changes, step, batch_size):
@@ -92,5 +104,4 @@ def _shown(value):
 
 def averages_of(config):
     """The names, in checkpoints, of the averages beside the one of ema_decay."""
-    averages = [*map(Exponential, config.ema_decays), *map(PowerFunction, config.ema_stds)]
-    return {average.name for average in averages}
+    return {kind(value).name for field, kind in _KINDS.items() for value in getattr(config, field)}

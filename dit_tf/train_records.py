@@ -96,9 +96,8 @@ class Records:
         """
         options, run = self.options, self.run
         config, strategy, log = run.config, run.trainer.distribute_strategy, MetricsLog(run.workdir, run.start)
-        for change in run.history.changes:
-            if change["step"] == run.start:
-                log.note(run.start, changed=change["changed"])
+        for change in run.history.changed_here:
+            log.note(run.start, changed=change["changed"])
         flops, peak = training_flops(run.trainer.model, 1), peak_flops(strategy, config.precision)
         throughput = Throughput(config.global_batch_size, count_chips(strategy), flops, peak)
         profiled = parse_profile_steps(options.profile_steps, options.train_steps)

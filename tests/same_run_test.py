@@ -37,7 +37,8 @@ def run(parse):
     compiled, strategy = {}, tf.distribute.OneDeviceStrategy("/CPU:0")
 
     def trained(workdir, folder, steps, *more, strategy=strategy):
-        output, program = io.StringIO(), (strategy, *(flag for flag in more if "=" in flag and "resume_with" not in flag))
+        program = strategy, *(flag for flag in more if "=" in flag and "resume_with" not in flag)
+        output = io.StringIO()
         arguments = [f"--workdir={workdir}", f"--dataset=folder:{folder}", f"--train_steps={steps}", *_TINY, *_EVERY]
         options = parse(flags.define_train, *arguments, *more)
         with contextlib.redirect_stdout(output), contextlib.ExitStack() as resources:
@@ -129,7 +130,8 @@ def test_a_changed_batch_and_a_late_average_go_on_from_what_was_seen(run, copy, 
     for name in ("checkpoints/00000006/state.data-00000-of-00001", f"checkpoints/00000006/{FILE}", "model.keras"):
         assert (workdir / name).read_bytes() == (again / name).read_bytes(), name
     history = json.loads((workdir / "checkpoints" / "00000006" / FILE).read_text())
-    assert history["examples"] == 2 * 4 + 4 * 8 and history["averages"] == {"ema_decay_0.5": 2, "ema_std_0.1": 2}
+    assert history["examples"] == 2 * 4 + 4 * 8
+    assert all(History.read(json.dumps(history), 6, 8).began(name) == 2 for name in ("ema_decay_0.5", "ema_std_0.1"))
 
     def averaged(*width):
         ema.main(parse(flags.define_ema, f"--workdir={workdir}", *width, f"--output={tmp_path / 'm.keras'}"))
