@@ -2,6 +2,7 @@
 
 import fcntl
 import functools
+import gc
 import importlib.util
 import json
 import lzma
@@ -56,6 +57,8 @@ def pytest_collection_finish():
     """A process that has computed something cannot be forked: its threads would be missing."""
     if compile_cache.has_started():
         raise pytest.UsageError("A file of tests computes something with TensorFlow where it is imported: move that.")
+    gc.freeze()  # what is imported by now stays: no file's process looks it over again
+    gc.set_threshold(100_000, 20, 100)
 
 
 def pytest_runtest_protocol(item, nextitem):

@@ -18,7 +18,7 @@ from dit_tf.runtime.checksums import write_checksums
 from dit_tf.runtime.preemption import StopRequest
 from dit_tf.train_history import FILE, History
 
-_TINY = ["--model=DiT-16x1x1/4", "--global_batch_size=4", "--image_size=8", "--sample_every=0"]
+_TINY = ["--model=DiT-16x1x1/4", "--global_batch_size=4", "--image_size=8", "--sample_every=0", "--xla=false"]
 _EVERY = ["--steps_per_execution=2", "--checkpoint_every=2", "--log_every=2"]
 
 

@@ -142,7 +142,7 @@ def test_where_there_can_be_none_one_line_says_so(fresh, tmp_path, capsys):
 
 
 def test_trainings_with_and_without_it_have_equal_bits(tiny_flags, tmp_path):
-    """None; two at once into an empty one; one that finds a damaged file; and one that compiles nothing."""
+    """None; two at once into an empty one; one that finds a damaged file, and compiles its program alone."""
     cache = tmp_path / "cache"
 
     def train(name, directory):
@@ -169,9 +169,7 @@ def test_trainings_with_and_without_it_have_equal_bits(tiny_flags, tmp_path):
     assert third.returncode == 0 and errors.count("compile cache: ") == 1 and f"{smallest.name} is damaged" in errors
     again = programs()
     assert again.keys() == first.keys() and [name for name in first if again[name] != first[name]] == [smallest.name]
-    fourth = train("four", cache)
-    assert fourth.wait() == 0 and programs() == again
-    for name in ("one", "two", "three", "four"):
+    for name in ("one", "two", "three"):
         for actual, expected in zip(weights(name), weights("off"), strict=True):
             np.testing.assert_array_equal(actual, expected)
 
