@@ -46,7 +46,7 @@ _ANY_SCALE = 1.5  # of guidance, where it comes with each request: of a guided p
 def make_codec(config, vae=None):
     """vae: an `AutoencoderKL`, where the model works on latents and images must be encoded or decoded."""
     if config.codec == "vae":
-        return VaeCodec(config.image_size, vae)
+        return VaeCodec(config.image_size, vae, config.latent_scale)
     if config.codec == "haar":
         return HaarCodec(config.image_size, config.channels)
     return PixelCodec(config.image_size, config.channels)
@@ -243,7 +243,7 @@ def _check_size(path, config):
     """ValueError where the configuration asks for a network or an image far larger than the file: before it is made."""
     size, length = size_of(config.model), os.path.getsize(path)
     tokens = (make_codec(config).input_size[0] // size["patch_size"]) ** 2
-    least = 4 * 12 * size["width"] ** 2 * size["depth"]  # bytes: the leanest block has 12 D^2 weights
+    least = 4 * 6 * size["width"] ** 2 * size["depth"]  # bytes: the leanest block has 6 D^2 weights
     if least > length or tokens > length:
         raise ValueError(f"{path} has {length} bytes, too few for the {config.model} that it claims to be.")
 

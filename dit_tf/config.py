@@ -5,6 +5,8 @@ import json
 import math
 import re
 
+from dit_tf.latent_scale import STABLE_DIFFUSION, LatentScale
+
 OBJECTIVES = ("ddpm", "flow")
 POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}  # --precision -> Keras' name for it
 PRECISIONS = tuple(POLICIES)
@@ -35,6 +37,10 @@ class RunConfig:
     crop: str = "fast"
     codec: str = "pixels"  # what the model diffuses: pixels, their Haar bands, or latents of the autoencoder
     vae_sha256: str = ""  # of its encoder; empty: not known, as with published weights
+    scaling_factor: float = STABLE_DIFFUSION  # of latents, like the three below: see `LatentScale`
+    shift_factor: float = 0.0
+    latents_mean: tuple = ()
+    latents_std: tuple = ()
     init_from: str = ""  # SHA-256 of the weights that training began with; empty: random ones
 
     model: str = "DiT-Ti/2"
@@ -87,6 +93,8 @@ class RunConfig:
                         f"--{name} goes with --objective=flow, got --{name}={getattr(self, name)} with "
                         f"--objective={self.objective}."
                     )
+        for name, value in dataclasses.asdict(self.latent_scale).items():
+            object.__setattr__(self, name, value)
         if self.learning_rate <= 0:
             raise ValueError(f"--learning_rate must be positive, got {self.learning_rate}.")
         if self.warmup_steps < 0:
@@ -108,6 +116,10 @@ class RunConfig:
             raise ValueError(f"--clip_norm must be positive, or 0 for none, got {self.clip_norm}.")
         if self.image_size < 1:
             raise ValueError(f"--image_size must be at least 1, got {self.image_size}.")
+
+    @property
+    def latent_scale(self):
+        return LatentScale(self.scaling_factor, self.shift_factor, self.latents_mean, self.latents_std)
 
     def to_json(self):
         return json.dumps({"format": FORMAT} | dataclasses.asdict(self), indent=1)

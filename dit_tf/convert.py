@@ -12,6 +12,7 @@ if __name__ == "__main__":  # before TensorFlow is imported
 
     log_filter.hide_remarks()
 
+import dataclasses
 import os
 
 import tqdm
@@ -20,16 +21,17 @@ import dit_tf
 from dit_tf import autoencoder_file, build, flags
 from dit_tf.config import OBJECTIVES, RunConfig
 from dit_tf.data.class_names import UNLABELLED, imagenet, numbered
+from dit_tf.latent_scale import LatentScale
 from dit_tf.models.autoencoder_kl import DOWNSCALING, LATENT_CHANNELS
 from dit_tf.models.costs import count_parameters
-from dit_tf.models.dit import name_of
-from dit_tf.pretrained import dit_config, dit_map, vae_map
+from dit_tf.models.dit import mlp_ratio_of, name_of
+from dit_tf.models.embeddings import sinusoid_frequencies
+from dit_tf.pretrained import dit_config, dit_map, source_clock, vae_map
 from dit_tf.pretrained.published import PUBLISHED, fetch_published
 from dit_tf.pretrained.torch_pickle import write_torch
 from dit_tf.pretrained.weight_files import digest, naming, read_weight_file
 from dit_tf.runtime import model_file
 
-MLP_RATIO = 4.0  # of every DiT here
 SHAPE_FLAGS = ("num_heads", "num_classes", "input_size")  # what shapes may leave open
 
 
@@ -98,8 +100,11 @@ def provenance_of(options, weights):
         raise ValueError(f"--sha256={options.sha256} is not that of {weights.path}, which is {sha256}.")
     provenance = dict(
         dit_tf=dit_tf.__version__, source=options.source, sha256=sha256,
-        bytes=sum(map(os.path.getsize, weights.files)), layout=weights.layout, part=weights.part,
+        bytes=sum(map(os.path.getsize, weights.files)), layout=weights.layout, part=weights.part.part,
+        prefix=weights.part.prefix, averaged=weights.part.averaged,
     )  # fmt: skip
+    if options.source_clock:
+        provenance["source_clock"] = options.source_clock
     published = published_as(options.source)
     return provenance if published is None else provenance | dict(address=published.address, licence=published.licence)
 
@@ -112,7 +117,7 @@ def convert_model(options, weights, provenance):
         model = build.make_model(config)
         total = 4 * count_parameters(model)[0]
         with tqdm.tqdm(total=total, unit="B", unit_scale=True, desc="weights", dynamic_ncols=True) as bar:
-            dit_map.load_weights(model, weights.state, bar.update)
+            dit_map.load_weights(model, by_our_clock(options, config, weights.state), bar.update)
     classes = classes_of(config.num_classes)
     print(f"Writing {options.output}", flush=True)
     model_file.save(options.output, model, build.model_texts(config, classes, provenance))
@@ -124,6 +129,13 @@ def told(options, weights):
     return weights.arguments | given(options, SHAPE_FLAGS)
 
 
+def by_our_clock(options, config, state):
+    """The weights of a network whose time is 0 at noise."""
+    if options.source_clock in (None, source_clock.CLOCKS[0]):
+        return state
+    return source_clock.turned(state, config.prediction, sinusoid_frequencies())
+
+
 def given(options, names):
     return {name: getattr(options, name) for name in names if getattr(options, name) is not None}
 
@@ -131,10 +143,12 @@ def given(options, names):
 def run_config(options, arguments, latents):
     """What train would have written for a model of these arguments. ValueError for what RunConfig has no field for."""
     side, channels = arguments["input_size"], arguments["in_channels"]
-    if arguments["mlp_ratio"] != MLP_RATIO:
-        raise ValueError(f"the ratio of its MLPs must be {MLP_RATIO}, got {arguments['mlp_ratio']}")
     published = published_as(options.source)
     objective = options.objective or (published.objective if published else OBJECTIVES[0])
+    check_clock(options, objective)
+    if options.scaling_factor is not None and not latents:
+        raise ValueError("--scaling_factor goes with --codec=vae: this network works on pixels")
+    ratio = mlp_ratio_of(round(arguments["mlp_ratio"] * arguments["width"]), arguments["width"])
     size = [arguments[key] for key in ("width", "depth", "num_heads", "patch_size")]
     return RunConfig(
         dataset="imagenet2012" if arguments["num_classes"] == dit_config.IMAGENET_CLASSES else "unknown",
@@ -144,12 +158,20 @@ def run_config(options, arguments, latents):
         crop="pil",  # what the public programs train with
         num_classes=arguments["num_classes"],
         horizontal_flip=True,
-        model=name_of(*size, family="SiT" if objective == "flow" else "DiT"),
+        model=name_of(*size, ratio, family="SiT" if objective == "flow" else "DiT"),
         class_dropout_prob=arguments["class_dropout_prob"],
         learn_sigma=arguments["learn_sigma"],
         objective=objective,
-        **given(options, ("path", "prediction")),
+        **given(options, ("path", "prediction", "scaling_factor")),
     )
+
+
+def check_clock(options, objective):
+    clock = options.source_clock
+    if clock not in (None, *source_clock.CLOCKS):
+        raise ValueError(f"--source_clock must be {' or '.join(source_clock.CLOCKS)}, got {clock!r}")
+    if clock and objective != "flow":
+        raise ValueError(f"--source_clock goes with --objective=flow, got --source_clock={clock}")
 
 
 def works_on_latents(options, weights, channels):
@@ -179,8 +201,14 @@ def convert_autoencoder(options, weights, provenance):
     refuse(options)
     with naming(weights.path):
         vae = autoencoder_file.make(vae_map.convert(weights.state))
+        vae.latent_scale = autoencoder_file.scale_said(weights, options.source)
+    if options.scaling_factor is not None:
+        changed = dict(scaling_factor=options.scaling_factor)
+        vae.latent_scale = dataclasses.replace(vae.latent_scale or LatentScale(), **changed)
+    scale = autoencoder_file.scale_or_assumed(vae, weights.path)
     autoencoder_file.save(options.output, vae, provenance)
-    print(f"{options.output}: autoencoder, encoder {vae.encoder_sha256()[:16]}..., from {origin(weights)}")
+    encoder = f"encoder {vae.encoder_sha256()[:16]}..."
+    print(f"{options.output}: autoencoder, {encoder}, latents of {scale}, from {origin(options, weights)}")
     print(f"Next: python -m dit_tf.sample --weights=dit.keras --vae={options.output} --labels=207,daisy --cfg_scale=4")
 
 
@@ -207,12 +235,12 @@ def to_torch(options):
 
 def refuse(options):
     """ValueError where a flag is given that says something of a public DiT or SiT."""
-    for name, value in given(options, (*SHAPE_FLAGS, "objective", "path", "prediction")).items():
+    for name, value in given(options, (*SHAPE_FLAGS, "objective", "path", "prediction", "source_clock")).items():
         raise ValueError(f"--{name} goes with published DiT and SiT weights, got --{name}={value}.")
 
 
 def summarise(options, config, model, weights):
-    print(f"{options.output}: {kind_of(config, model)}, from {origin(weights)}")
+    print(f"{options.output}: {kind_of(config, model)}, from {origin(options, weights)}")
     vae = " --vae=vae.keras" if config.codec == "vae" else ""
     labels = " --labels=207,daisy" if config.num_classes == dit_config.IMAGENET_CLASSES else " --num_samples=4"
     guidance = " --cfg_scale=4" if model.null_label is not None else ""
@@ -230,9 +258,8 @@ def kind_of(config, model):
     return f"{config.model}, {images}, {classes}, {config.objective}, {parameters:.1f} M parameters"
 
 
-def origin(weights):
-    part = f", {weights.part} of a training checkpoint" if weights.part else ""
-    return f"{weights.path} ({weights.layout} layout{part})"
+def origin(options, weights):
+    return f"{weights.path} ({weights.layout} layout; {weights.part.described(options.ema)})"
 
 
 if __name__ == "__main__":

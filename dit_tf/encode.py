@@ -19,8 +19,7 @@ import numpy as np
 import tensorflow as tf
 import tqdm
 
-from dit_tf import flags
-from dit_tf.autoencoder_file import load as load_vae
+from dit_tf import autoencoder_file, flags
 from dit_tf.build import encoder_of
 from dit_tf.config import CROPS, FOLDER_READINGS, PRECISIONS, kind_of
 from dit_tf.data import latent_spec
@@ -28,7 +27,7 @@ from dit_tf.data.description import opened
 from dit_tf.data.latent_records import ShardWriter, finished_shards, remove_leftovers, shards_of_host
 from dit_tf.data.latent_spec import MOMENTS_DTYPES, LatentSpec
 from dit_tf.data.pipeline import examples_in_order, open_dataset
-from dit_tf.models.autoencoder_kl import DOWNSCALING, SCALING_FACTOR
+from dit_tf.models.autoencoder_kl import DOWNSCALING
 from dit_tf.models.codec import VaeCodec
 from dit_tf.runtime.distribution import check_batch, compiled_on
 
@@ -43,7 +42,7 @@ def main(options):
     source = open_dataset(options.dataset, options.data_dir, folder_reading=reading)
     images = opened(source, options.split)
     image_size = image_size_of(options, images)
-    vae = load_vae(options.vae, options.precision)
+    vae = load_vae(options)
     codec = VaeCodec(image_size, vae)
     spec = latent_spec_of(options, images, codec)
     spec = dataclasses.replace(spec, data_digest=source.digest(options.split), folder_reading=reading)
@@ -101,6 +100,12 @@ def image_size_of(options, images):
     return size
 
 
+def load_vae(options):
+    vae = autoencoder_file.load(options.vae, options.precision, scaling_factor=options.scaling_factor)
+    autoencoder_file.scale_or_assumed(vae, options.vae)
+    return vae
+
+
 def latent_spec_of(options, images, codec):
     return LatentSpec(
         dataset=options.dataset,
@@ -111,11 +116,11 @@ def latent_spec_of(options, images, codec):
         crop=options.crop,
         vae_sha256=codec.vae.encoder_sha256(),
         precision=options.precision,
-        scaling_factor=SCALING_FACTOR,
         moments_shape=(*codec.input_size, 2 * codec.channels),
         moments_dtype=options.moments_dtype,
         mirrored=images.horizontal_flip if options.horizontal_flip is None else options.horizontal_flip,
         examples_per_shard=options.examples_per_shard,
+        **dataclasses.asdict(codec.vae.latent_scale),
     )
 
 

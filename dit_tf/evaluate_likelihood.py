@@ -104,7 +104,7 @@ def load_vae(options, config, spec):
         return None
     if not options.vae:
         raise ValueError("--vae must be given: the model works on latents, and the data set has images.")
-    return autoencoder_file.load(options.vae, config.precision, config.vae_sha256)
+    return autoencoder_file.load_for(config, options.vae)
 
 
 def num_examples(options, available):

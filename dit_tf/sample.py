@@ -129,7 +129,7 @@ def load_vae(options, config):
         )
     if config.codec != "vae" and options.vae:
         raise ValueError(f"--vae goes with models of latents; this one draws pixels, got --vae={options.vae}.")
-    return autoencoder_file.load(options.vae, config.precision, config.vae_sha256) if options.vae else None
+    return autoencoder_file.load_for(config, options.vae)
 
 
 def plan(sampler):

@@ -63,7 +63,7 @@ def train(options, strategy, resources, stop_request, train_step=None):
     spec = opened(source, options.split)
     check_readers(options, source, strategy)
     with strategy.scope():
-        vae = autoencoder_file.load(options.vae, options.precision, spec.vae_sha256) if options.vae else None
+        vae = load_vae(options, spec)
     config = dataclasses.replace(
         run_config(options, spec, vae), data_digest=source.digest(options.split), folder_reading=reading
     )
@@ -121,6 +121,17 @@ def train(options, strategy, resources, stop_request, train_step=None):
     records.finish()
     hosts.part()
     return trainer.functions
+
+
+def load_vae(options, spec):
+    """The autoencoder of --vae, None where it is not given."""
+    if not options.vae:
+        return None
+    factor = None if spec.vae_sha256 else options.scaling_factor
+    vae = autoencoder_file.load(options.vae, options.precision, spec.vae_sha256, factor)
+    if not spec.vae_sha256:
+        autoencoder_file.scale_or_assumed(vae, options.vae)
+    return vae
 
 
 def check_readers(options, source, strategy):

@@ -5,7 +5,7 @@ import dataclasses
 from dit_tf import build
 from dit_tf.config import RunConfig
 from dit_tf.data.class_names import UNLABELLED
-from dit_tf.models.autoencoder_kl import SCALING_FACTOR
+from dit_tf.latent_scale import STABLE_DIFFUSION, LatentScale
 from dit_tf.pretrained.fine_tuning import start_from
 
 _EVERY = (
@@ -19,8 +19,6 @@ def run_config(options, spec, vae):
     latents = bool(spec.vae_sha256)
     if options.haar and (latents or vae is not None):
         raise ValueError("--haar goes with pixels: leave out --vae, and give a data set of images.")
-    if latents and spec.scaling_factor != SCALING_FACTOR:
-        raise ValueError(f"{options.dataset} has latents to be scaled by {spec.scaling_factor}, not {SCALING_FACTOR}.")
     if vae is not None and spec.channels != 3:
         raise ValueError(f"--vae needs images of 3 channels; {options.dataset} has {spec.channels}: leave --vae out.")
     if latents and options.image_size not in (None, spec.image_size):
@@ -31,6 +29,7 @@ def run_config(options, spec, vae):
         flagged["schedule_steps"] = options.train_steps
     if spec.classes == UNLABELLED:
         flagged["class_dropout_prob"] = 0.0  # there is no label to drop
+    scale = scale_of(options, spec, vae)
     return RunConfig(
         **flagged
         | dict(
@@ -40,8 +39,22 @@ def run_config(options, spec, vae):
             codec="vae" if latents or vae is not None else "haar" if options.haar else "pixels",
             vae_sha256=spec.vae_sha256 or (vae.encoder_sha256() if vae is not None else ""),
             init_from="",
+            **scale.fields,
         )
     )
+
+
+def scale_of(options, spec, vae):
+    """How latents are scaled: as those that are stored, or as the autoencoder's file or --scaling_factor says."""
+    if not spec.vae_sha256 and vae is None:
+        if options.scaling_factor is not None:
+            raise ValueError(f"--scaling_factor goes with --vae, got {options.scaling_factor} without it.")
+        return LatentScale()
+    said = vae.latent_scale if vae is not None else None
+    scale = spec.latent_scale or said or LatentScale(options.scaling_factor or STABLE_DIFFUSION)
+    if spec.latent_scale and options.scaling_factor not in (None, scale.scaling_factor):
+        raise ValueError(f"--scaling_factor must be that of {options.dataset}, {scale}, got {options.scaling_factor}.")
+    return scale
 
 
 def initialise(config, model, classes, path):

@@ -129,7 +129,6 @@ def transport_index():
 @pytest.fixture(scope="session")
 def transport_stub():
     """transport_stub(arrays, prediction) -> model_fn(x, t): M x + U cos(pi t) + V[y] B, of C channels."""
-
     import tensorflow as tf
 
     def build(arrays, prediction):
@@ -163,7 +162,6 @@ def assert_agrees():
 @pytest.fixture(scope="session")
 def recorded_noise():
     """recorded_noise(array) stands in for RowSeeds: the normal draw of step k is array[k]."""
-
     import tensorflow as tf
 
     class RecordedNoise:

@@ -151,6 +151,8 @@ def public_state(rows=1001, channels=4, out_channels=8, ratio=4, width=384, side
     (dict(channels=1, out_channels=2), [], dict(codec="pixels", channels=1, image_size=4, learn_sigma=True)),
     (dict(channels=2, out_channels=2), [], dict(codec="pixels", channels=2, image_size=4)),
     (dict(), ["--codec=pixels"], dict(codec="pixels", channels=4, image_size=4)),
+    (dict(ratio=8 / 3), ["--codec=vae"], dict(model="DiT-384x1x6r2.67/2")),
+    (dict(ratio=2.5), ["--codec=vae", "--scaling_factor=0.2"], dict(model="DiT-384x1x6r2.5/2", scaling_factor=0.2)),
     (dict(), ["--codec=vae"], dict(codec="vae", channels=3, image_size=32, dataset="imagenet2012", model="DiT-384x1x6/2")),
 ])  # fmt: skip
 def test_channels_and_codec_tell_pixels_from_latents(run, written, shapes, flag, expected):
@@ -207,7 +209,10 @@ def test_an_autoencoder_gets_its_weights_by_our_names(run, stable_diffusion, cap
     path = run(source)
     said = capsys.readouterr().out
     vae, expected = autoencoder_file.load(path), vae_map.convert(arrays)
-    assert said.startswith(f"{path}: autoencoder, encoder {vae.encoder_sha256()[:16]}..., from {source} (CompVis")
+    assumed, what, _ = said.splitlines()
+    assert assumed.startswith(f"{source} does not say how its latents are scaled: scaling_factor 0.18215, Stable Diff")
+    encoder = f"encoder {vae.encoder_sha256()[:16]}..., latents of scaling_factor 0.18215"
+    assert what.startswith(f"{path}: autoencoder, {encoder}, from {source} (CompVis")
     for name, variable in vae.by_name.items():
         assert np.array_equal(variable.numpy(), np.float32(expected[name])), name
     assert json.loads(build.read_text(path, build.PROVENANCE))["layout"] == "CompVis, all of Stable Diffusion"
@@ -245,7 +250,10 @@ def test_flags_that_do_not_fit(parse, tmp_path, monkeypatch, arguments, message)
     (dict(), [], "4 channels may work on latents .* or on pixels .*: add --codec=vae or --codec=pixels"),
     (dict(channels=3, out_channels=3), ["--codec=vae"], "--codec=vae goes with networks of 4 channels, this one has 3"),
     (dict(), ["--codec=haar"], "--codec must be pixels or vae, got 'haar'"),
-    (dict(ratio=2), ["--codec=vae"], "the ratio of its MLPs must be 4.0, got 2.0"),
+    (dict(ratio=2.2), ["--codec=vae"], "844 hidden units for a width of 384: they must have 1 to 8 times as many"),
+    (dict(), ["--codec=vae", "--source_clock=noise_at_1"], "--source_clock goes with --objective=flow"),
+    (dict(), ["--codec=vae", "--objective=flow", "--source_clock=up"], "--source_clock must be noise_at_0 or noise_at_1"),
+    (dict(), ["--codec=pixels", "--scaling_factor=0.2"], "--scaling_factor goes with --codec=vae"),
     (dict(rows=1000), [], "The label table has 1000 rows: say by --num_classes"),
     (dict(), ["--input_size=6"], "--input_size=6x6 does not fit"),
     (dict(), ["--codec=vae", "--path=gvp"], "--path goes with --objective=flow"),

@@ -14,6 +14,7 @@ from PIL import Image
 from dit_tf import autoencoder_file, build, encode, flags
 from dit_tf.data.latent_records import LatentSource, check_shard
 from dit_tf.data.pipeline import examples_in_order, open_dataset
+from dit_tf.latent_scale import LatentScale
 from dit_tf.models.codec import VaeCodec
 from tests.commands import Command
 
@@ -65,10 +66,12 @@ class _MeanColour:
     def encoder_sha256(self):
         return "12" * 32
 
+    latent_scale = LatentScale(0.5)
+
     def variables_of(self, side):
         return []
 
-    def load_vae(self, path, precision):
+    def load_vae(self, options):
         return self
 
     def make_encoder(self, codec, spec, strategy):

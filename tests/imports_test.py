@@ -8,11 +8,12 @@ import pytest
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 
 # A room is a folder of dit_tf or one of the modules named here; each may import itself and the rooms in its row.
-GROUND = ("runtime", "config")
+GROUND = ("runtime", "config", "latent_scale")
 ROOMS = {
     "__init__": ("runtime",),  # inside functions: setup.cfg reads the version without importing TensorFlow
     "runtime": (),
-    "config": (),
+    "latent_scale": (),
+    "config": ("latent_scale",),
     "data": GROUND,
     "models": GROUND,
     "diffusion": GROUND,

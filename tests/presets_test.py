@@ -9,6 +9,7 @@ from dit_tf import build, flags, train_options
 from dit_tf.config import RunConfig
 from dit_tf.data.class_names import imagenet
 from dit_tf.data.source import DatasetSpec
+from dit_tf.latent_scale import LatentScale
 from dit_tf.preflight.analysis import counts_of
 
 _FLAGS = pathlib.Path(__file__).parents[1] / "launch" / "flags"
@@ -31,7 +32,7 @@ def config_of(parse, name):
     options = parse(flags.define_train, f"--flagfile={_FLAGS / name}.flags", "--dataset=latents:somewhere")
     train_options.check_intervals(options)
     size = int(re.search(r"imagenet(\d+)", name)[1])
-    spec = DatasetSpec(1281167, size, 3, imagenet(), True, vae_sha256="0" * 64, scaling_factor=0.18215)
+    spec = DatasetSpec(1281167, size, 3, imagenet(), True, vae_sha256="0" * 64, latent_scale=LatentScale())
     return train_options.run_config(options, spec, None), options
 
 

@@ -115,7 +115,7 @@ class LatentSource:
             classes=latents.classes,
             horizontal_flip=latents.mirrored,
             vae_sha256=latents.vae_sha256,
-            scaling_factor=latents.scaling_factor,
+            latent_scale=latents.latent_scale,
         )
 
     def epoch(self, split, seed, epoch):

@@ -13,9 +13,11 @@ import tensorflow as tf
 from dit_tf.config import FOLDER_READINGS, kind_of
 from dit_tf.data.class_names import ClassTable
 from dit_tf.data.damage import reason_of
+from dit_tf.latent_scale import LatentScale
 
 MOMENTS_DTYPES = ("bfloat16", "float32")
 _ADDED = {"data_digest", "folder_reading"}  # since version 0.1.0
+_RARE = {"shift_factor": 0.0, "latents_mean": (), "latents_std": ()}  # written where they have another value
 UNFINISHED = "unfinished-"  # how names of files begin until they are whole
 NAME = "spec.json"
 _MOST_BYTES = 2**24  # of a file that is read; a thousand classes are 60 kB
@@ -27,7 +29,8 @@ class LatentSpec:
 
     image_size, crop: of the images, in pixels and as in config.CROPS; split is that of `dataset`.
     vae_sha256, precision: of the encoder, its weights and the type of its products.
-    scaling_factor: by which a draw from the posterior is to be multiplied; the moments are not scaled.
+    scaling_factor, shift_factor, latents_mean, latents_std: how a draw from the posterior is to be scaled, see
+        `LatentScale`; the moments are not scaled.
     moments_shape, moments_dtype: of a record's array, (h, w, 8) and one of MOMENTS_DTYPES.
     mirrored: whether the moments of mirror images are there too.
     data_digest, folder_reading: of the images, as in `RunConfig`; those that version 0.1.0 wrote have no digest.
@@ -48,6 +51,9 @@ class LatentSpec:
     examples_per_shard: int
     data_digest: str = ""
     folder_reading: int = 1
+    shift_factor: float = 0.0
+    latents_mean: tuple = ()
+    latents_std: tuple = ()
 
     def __post_init__(self):
         for name in ("num_examples", "image_size", "examples_per_shard"):
@@ -62,6 +68,12 @@ class LatentSpec:
                 raise ValueError(f"{name} must be 64 hexadecimal digits, got {getattr(self, name)[:80]!r}")
         if self.folder_reading not in FOLDER_READINGS:
             raise ValueError(f"folder_reading must be one of {FOLDER_READINGS}, got {self.folder_reading}")
+        for name, value in dataclasses.asdict(self.latent_scale).items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def latent_scale(self):
+        return LatentScale(self.scaling_factor, self.shift_factor, self.latents_mean, self.latents_std)
 
     @property
     def num_shards(self):
@@ -78,13 +90,14 @@ class LatentSpec:
         return min(self.examples_per_shard, self.num_examples - shard * self.examples_per_shard)
 
     def to_json(self):
-        return json.dumps(dataclasses.asdict(self), indent=1) + "\n"
+        fields = dataclasses.asdict(self)
+        return json.dumps({k: v for k, v in fields.items() if k not in _RARE or v != _RARE[k]}, indent=1) + "\n"
 
     @classmethod
     def from_json(cls, text):
         fields = json.loads(text)
         wanted = {field.name: field.type for field in dataclasses.fields(cls)}
-        if not isinstance(fields, dict) or not wanted.keys() - _ADDED <= fields.keys() <= wanted.keys():
+        if not isinstance(fields, dict) or not wanted.keys() - _ADDED - _RARE.keys() <= fields.keys() <= wanted.keys():
             raise ValueError(f"it must hold the fields {', '.join(wanted)}")
         fields["classes"] = ClassTable.from_json(json.dumps(fields["classes"]))
         sizes = fields["moments_shape"]
@@ -92,7 +105,7 @@ class LatentSpec:
             raise ValueError(f"moments_shape must be a list of integers, got {sizes!r:.80}")
         fields["moments_shape"] = tuple(sizes)
         for name, kind in wanted.items():
-            if name in fields and isinstance(kind, type) and type(fields[name]) is not kind:
+            if name in fields and kind in (str, int, float, bool) and type(fields[name]) is not kind:
                 raise ValueError(f"{name} must be of type {kind.__name__}, got {fields[name]!r:.80}")
         return cls(**fields)
 

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from dit_tf.data.class_names import UNLABELLED, ClassTable
 from dit_tf.data.preprocessing import decode_and_crop
+from dit_tf.latent_scale import LatentScale
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,7 +18,7 @@ class DatasetSpec:
     classes: what the labels 0..K-1 mean.
     horizontal_flip: whether a mirrored image is as good an image of its class.
     vae_sha256: of latents, the encoder that made them; empty where the examples are images.
-    scaling_factor: of latents, what a draw from their posterior is multiplied by.
+    latent_scale: of latents, how a draw from their posterior is scaled.
     """
 
     num_examples: int
@@ -26,7 +27,7 @@ class DatasetSpec:
     classes: ClassTable
     horizontal_flip: bool
     vae_sha256: str = ""
-    scaling_factor: float | None = None
+    latent_scale: LatentScale | None = None
 
     @property
     def num_classes(self):

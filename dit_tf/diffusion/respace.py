@@ -58,7 +58,7 @@ def respaced_betas(alphas_cumprod, kept):
 
 
 def _integer_stride(num_timesteps, count):
-    for stride in range(1, num_timesteps + 1):
+    for stride in range(1, num_timesteps):  # the last leaves two timesteps, so that ddim1 has none (matches DiT)
         kept = np.arange(0, num_timesteps, stride)
         if len(kept) == count:
             return kept

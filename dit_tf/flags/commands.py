@@ -13,6 +13,7 @@ from dit_tf.flags.groups import (
     define_model,
     define_reference,
     define_sampler,
+    define_scaling_factor,
 )
 from dit_tf.flags.preflight import define_compilation
 from dit_tf.flags.serving import define_app, define_export, define_query
@@ -31,9 +32,13 @@ def define_train(values):
     define_data(define, c)
     define.bool("unconditional", False, "Train without classes.")
     define.string("vae", None, "Autoencoder: train on its latents. With --dataset=latents:DIR it draws the pictures.")
+    define_scaling_factor(define)
     define.bool("haar", False, "Train on the four Haar bands of the pixels, half the side: channels as latents have.")
     define.string("init_from", None, "Begin with the weights of a .keras file or work directory (fine-tuning).")
-    define.string("model", c.model, "DiT-{XL,L,B,S}/{2,4,8}, DiT-{Xs,Ti,Na,Mi}/{1,2,4} or DiT-WIDTHxDEPTHxHEADS/PATCH.")
+    define.string(
+        "model", c.model,
+        "DiT-{XL,L,B,S}/{2,4,8}, DiT-{Xs,Ti,Na,Mi}/{1,2,4} or DiT-WIDTHxDEPTHxHEADS[rRATIO]/PATCH, RATIO of its MLPs.",
+    )  # fmt: skip
     define.string("block", c.block, f"Block design: {', '.join(BLOCKS)}.")
     define.bool("qk_norm", c.qk_norm, "Normalise queries and keys, which bounds attention's logits (not in DiT, SiT).")
     define.float("class_dropout_prob", c.class_dropout_prob, "Label dropout; 0: no null class, no guidance.")
@@ -131,6 +136,7 @@ def define_encode(values):
     """How images become latents on disk, which train reads as --dataset=latents:DIR. An interrupted run goes on."""
     define, c = Definer(values), RunConfig()
     define.string("vae", None, "Autoencoder: what convert wrote, a published file, or a published name.")
+    define_scaling_factor(define)
     define.string("output", None, "Directory that the latents go to.")
     define_data(define, c)
     define.string("precision", c.precision, f"Of products: {', '.join(PRECISIONS)} (a TPU rounds both to bfloat16).")
@@ -156,7 +162,12 @@ def define_convert(values):
     define.string("codec", None, "What a network of 4 channels works on: vae (latents, as all published) or pixels.")
     define.string("path", None, f"Of --objective=flow: {', '.join(PATHS)}; default: the first.")
     define.string("prediction", None, f"Of --objective=flow: {', '.join(PREDICTIONS)}; default: the first.")
+    define.string(
+        "source_clock", None, "Of --objective=flow: noise_at_0 (SiT; the default), or noise_at_1 (REPA, REPA-E), where "
+        "time 1 is noise and a velocity is noise less data. Files do not say which."
+    )
     define.bool("ema", True, "Of a training checkpoint, the averaged weights rather than the raw ones.")
+    define_scaling_factor(define)
     define.string("sha256", None, "What the source's SHA-256 must be.")
     define.string("download_dir", DOWNLOADS, "Where published files are downloaded to.")
 

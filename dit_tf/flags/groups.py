@@ -66,6 +66,10 @@ def define_model(define):
     define.string("vae", None, "Autoencoder, for a model of latents: what convert wrote, a published file or name.")
 
 
+def define_scaling_factor(define):
+    define.float("scaling_factor", None, "Of an autoencoder's latents; default: its config.json's, a published name's.")
+
+
 def define_sampler(define):
     o = SamplerOptions()
     define.string("sampler", None, f"One of {', '.join(SAMPLERS)}; default: ddpm, of a flow model ode.")

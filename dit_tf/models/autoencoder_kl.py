@@ -14,7 +14,6 @@ import tensorflow as tf
 from dit_tf.models import autoencoder_layers
 from dit_tf.models.autoencoder_layers import parts_of
 
-SCALING_FACTOR = 0.18215  # the published latents times this have a deviation near 1: what a DiT diffuses
 DOWNSCALING = 8  # pixels per latent, along either side
 LATENT_CHANNELS = 4
 
@@ -60,6 +59,7 @@ class AutoencoderKL(keras.Model):
         super().__init__(name=name, autocast=False, **kwargs)
         self._products = dtype
         self.width, self.pixels_at_once = width, pixels_at_once
+        self.latent_scale = None  # how its latents are scaled, where its file says so: a `LatentScale`
         sides = dict(encoder=autoencoder_layers.encoder(width), decoder=autoencoder_layers.decoder(width))
         by_name = {}  # name: variable; the names are those of `pretrained.vae_map`
         for side, layers in sides.items():

@@ -125,7 +125,7 @@ class MLP(keras.layers.Layer):
     def __init__(self, width, ratio, **kwargs):
         super().__init__(**kwargs)
         options = dict(kernel_initializer=XAVIER, dtype=self.dtype_policy)
-        self.expand = keras.layers.Dense(int(ratio * width), name="expand", **options)
+        self.expand = keras.layers.Dense(int(ratio * width + 1e-6), name="expand", **options)
         self.project = keras.layers.Dense(width, name="project", **options)
 
     def build(self, shape):

@@ -7,7 +7,8 @@ A codec's weights are arguments, tensors in the order of its variables, so that 
 import keras
 import tensorflow as tf
 
-from dit_tf.models.autoencoder_kl import DOWNSCALING, LATENT_CHANNELS, SCALING_FACTOR, Posterior
+from dit_tf.latent_scale import LatentScale
+from dit_tf.models.autoencoder_kl import DOWNSCALING, LATENT_CHANNELS, Posterior
 from dit_tf.runtime.seeds import Stream
 
 
@@ -78,15 +79,15 @@ _HAAR = [[[0.5, 0.5], [0.5, 0.5]], [[0.5, -0.5], [0.5, -0.5]], [[0.5, 0.5], [-0.
 
 
 class VaeCodec:
-    """The model works on latents of the autoencoder, a draw from the posterior times SCALING_FACTOR (Peebles and Xie
-    2023, section 4)."""
+    """The model works on latents of the autoencoder, a draw from the posterior times 0.18215 (Peebles and Xie 2023,
+    section 4) or as another autoencoder's latents are scaled."""
 
     bounded = False
     bin_width = None
     guided_channels = 3  # of four; the paper's guided numbers were made so (appendix A)
     channels = LATENT_CHANNELS
 
-    def __init__(self, image_size, vae=None):
+    def __init__(self, image_size, vae=None, scale=LatentScale()):
         """vae: an `AutoencoderKL`; without it only stored moments can be encoded, and nothing decoded.
 
         ValueError unless 8 divides the size.
@@ -95,7 +96,7 @@ class VaeCodec:
             raise ValueError(f"--image_size must be divisible by {DOWNSCALING} with --vae, got {image_size}.")
         self.input_size = (image_size // DOWNSCALING,) * 2
         self.image_shape = (image_size, image_size, 3)  # of what decode gives
-        self.vae = vae
+        self.vae, self.scale = vae, scale
 
     @property
     def encoder_variables(self):
@@ -114,12 +115,14 @@ class VaeCodec:
         """Images as for `moments`, or moments of any floating-point type -> x (N, h, w, 4) float32."""
         moments = self.moments(weights, examples) if examples.dtype == tf.uint8 else tf.cast(examples, tf.float32)
         noise = seeds.normal(Stream.POSTERIOR, (*self.input_size, self.channels))
-        return SCALING_FACTOR * Posterior(*tf.split(moments, 2, axis=-1)).sample(noise)
+        z = Posterior(*tf.split(moments, 2, axis=-1)).sample(noise)
+        return (z - self.scale.offset if self.scale.offset else z) * self.scale.factor
 
     def decode(self, weights, x):
         """(N, h, w, 4) float32 -> (N, H, W, 3) uint8."""
         with self._holding(self.decoder_variables, weights):
-            return to_uint8(self.vae.decode(x / SCALING_FACTOR))
+            z = x / self.scale.factor
+            return to_uint8(self.vae.decode(z + self.scale.offset if self.scale.offset else z))
 
     @staticmethod
     def _holding(variables, weights):

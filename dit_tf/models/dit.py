@@ -32,6 +32,10 @@ SIZES = {
     "Mi": Size(2, 64, 2, (1, 2, 4)),
 }
 
+MLP_RATIO = 4.0  # of every published size
+RATIOS = {k / part for part in (2, 3) for k in range(part, 8 * part + 1)}
+_WHOLE = r"([1-9]\d*)"
+
 BLOCKS = {
     "adaln_zero": blocks.AdaLNZeroBlock,
     "adaln": blocks.AdaLNBlock,
@@ -47,29 +51,52 @@ NAMES = [f"{family}-{size}/{p}" for family in ("DiT", "SiT") for size, row in SI
 
 def size_of(name):
     """"DiT-XL/2" -> keyword arguments of `DiT`. SiT-* are the same rows. "DiT-64x3x4/2", width x depth x heads / patch,
-    is a size outside the table. ValueError names the nearest known names."""
-    free = re.fullmatch(r"[DS]iT-([1-9]\d*)x([1-9]\d*)x([1-9]\d*)/([1-9]\d*)", name)
+    is a size outside the table, "DiT-64x3x4r2.5/2" one whose MLPs have 2.5 times the width, not 4 times. ValueError
+    names the nearest known names."""
+    free = re.fullmatch(rf"[DS]iT-{_WHOLE}x{_WHOLE}x{_WHOLE}(?:r(\d\.?\d*))?/{_WHOLE}", name)
     if free:
-        width, depth, num_heads, patch_size = (int(number) for number in free.groups())
-        return dict(depth=depth, width=width, num_heads=num_heads, patch_size=patch_size)
+        width, depth, num_heads, ratio, patch_size = free.groups()
+        size = dict(depth=int(depth), width=int(width), num_heads=int(num_heads), patch_size=int(patch_size))
+        return size if ratio is None else size | dict(mlp_ratio=_ratio(name, float(ratio)))
     if name not in NAMES:
         lower = {known.lower(): known for known in NAMES}
         near = ", ".join(lower[n] for n in difflib.get_close_matches(name.lower(), lower, n=3, cutoff=0.0))
         raise ValueError(
-            f"--model must be one of DiT-{{{','.join(SIZES)}}}/PATCH, or DiT-WIDTHxDEPTHxHEADS/PATCH, got {name!r}; "
-            f"near: {near}."
+            f"--model must be one of DiT-{{{','.join(SIZES)}}}/PATCH, or DiT-WIDTHxDEPTHxHEADS[rRATIO]/PATCH, got "
+            f"{name!r}; near: {near}."
         )
     size, patch_size = re.fullmatch(r"...-(\w+)/(\d)", name).groups()
     depth, width, num_heads, _ = SIZES[size]
     return dict(depth=depth, width=width, num_heads=num_heads, patch_size=int(patch_size))
 
 
-def name_of(width, depth, num_heads, patch_size, family="DiT"):
+def name_of(width, depth, num_heads, patch_size, mlp_ratio=MLP_RATIO, family="DiT"):
     """The name that `size_of` reads, of the table where the size is there."""
+    if mlp_ratio != MLP_RATIO:
+        return f"{family}-{width}x{depth}x{num_heads}r{mlp_ratio:.3g}/{patch_size}"
     for size, row in SIZES.items():
         if (row.width, row.depth, row.num_heads) == (width, depth, num_heads) and patch_size in row.patch_sizes:
             return f"{family}-{size}/{patch_size}"
     return f"{family}-{width}x{depth}x{num_heads}/{patch_size}"
+
+
+def mlp_ratio_of(hidden, width):
+    """The ratio of MLPs with so many hidden units; ValueError where none of `RATIOS` gives that number."""
+    for ratio in sorted(RATIOS, key=lambda ratio: abs(ratio - MLP_RATIO)):
+        if int(ratio * width + 1e-6) == hidden:
+            return ratio
+    raise ValueError(
+        f"The MLPs have {hidden} hidden units for a width of {width}: they must have 1 to 8 times as many, in halves "
+        "or thirds."
+    )
+
+
+def _ratio(name, rounded):
+    """The ratio that a name speaks of, with two decimals where it is a third."""
+    ratio = min(RATIOS, key=lambda ratio: abs(ratio - rounded))
+    if abs(ratio - rounded) > 0.005:
+        raise ValueError(f"--model={name}: the ratio of its MLPs must be 1 to 8 in halves or thirds, got {rounded}.")
+    return ratio
 
 
 @keras.saving.register_keras_serializable(package="dit_tf")
@@ -91,7 +118,7 @@ class DiT(keras.Model):
         depth,
         num_heads,
         num_classes,
-        mlp_ratio=4.0,
+        mlp_ratio=MLP_RATIO,
         class_dropout_prob=0.1,  # 0: no null class, hence no guidance
         learn_sigma=True,
         block="adaln_zero",

@@ -11,7 +11,7 @@ from dit_tf.config import RunConfig
 from dit_tf.data.class_names import UNLABELLED, imagenet, numbered
 from dit_tf.data.pipeline import open_dataset
 from dit_tf.data.source import DatasetSpec
-from dit_tf.models.autoencoder_kl import SCALING_FACTOR
+from dit_tf.latent_scale import LatentScale
 from dit_tf.models.costs import abstract, count_macs, count_macs_of, count_parameters
 from dit_tf.models.dit import BLOCKS, SIZES, name_of, size_of
 from dit_tf.preflight.programs import Program, traceable
@@ -32,6 +32,8 @@ def configuration(options):
 class _Unread:
     """Stands in for the autoencoder, whose weights no compiler needs."""
 
+    latent_scale = None
+
     def encoder_sha256(self):
         return ""
 
@@ -45,7 +47,7 @@ def data_of(options):
     elif name == "imagenet2012":
         spec = DatasetSpec(1_281_167, None, 3, imagenet(), horizontal_flip=True)
     elif directory != name and not tf.io.gfile.exists(os.path.expanduser(directory)):
-        latents = dict(vae_sha256=ASSUMED, scaling_factor=SCALING_FACTOR)
+        latents = dict(vae_sha256=ASSUMED, latent_scale=LatentScale())
         spec = DatasetSpec(1_281_167, size or 256, 3, imagenet(), horizontal_flip=True, **latents)
     else:
         spec = open_dataset(name, options.data_dir).spec(options.split)

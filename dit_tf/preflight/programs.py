@@ -17,7 +17,6 @@ from dit_tf import build
 from dit_tf.config import POLICIES, RunConfig
 from dit_tf.evaluation.inception import full_precision, load_inception
 from dit_tf.models.autoencoder_kl import AutoencoderKL
-from dit_tf.models.codec import VaeCodec
 from dit_tf.models.costs import abstract
 from dit_tf.runtime import tpu_compiler
 from dit_tf.runtime.preemption import end_with_parent
@@ -113,7 +112,7 @@ def traceable(program):
         images = tf.TensorSpec((batch_size, config.image_size, config.image_size, 3), tf.uint8)
         return network.features_with, (_specs(network.variables), images)
     vae = abstract(functools.partial(AutoencoderKL, POLICIES[config.precision]))
-    codec = VaeCodec(config.image_size, vae) if config.codec == "vae" else build.make_codec(config)
+    codec = build.make_codec(config, vae)
     if program.name == "encode":
         images = tf.TensorSpec((batch_size, *codec.image_shape), tf.uint8)
         return codec.moments, (_specs(codec.encoder_variables), images)

@@ -96,12 +96,19 @@ def _heads(width, num_heads):
 
 def _input_size(state, patch_size, input_size):
     tokens = _shape(state, "pos_embed", 3)[1] if "pos_embed" in state else None
-    if input_size is None:
+    if input_size is None or isinstance(input_size, int):
         side = math.isqrt(tokens or 0)
-        if tokens is None or side**2 != tokens:
-            found = "holds no position table" if tokens is None else f"has {tokens} positions, which are no square"
-            raise ValueError(f"The file {found}: say by --input_size how large the model's input is.")
-        return side * patch_size
+        if tokens is not None and side**2 != tokens:
+            raise ValueError(
+                f"The file has {tokens} positions, which are no square: it is a network of images that are not square, "
+                "which dit_tf does not draw."
+            )
+        if tokens is None and input_size is None:
+            raise ValueError(
+                "The file holds no position table: say by --input_size how large the model's input is."
+            )
+        if input_size is None:
+            return side * patch_size
     height, width = (input_size, input_size) if isinstance(input_size, int) else input_size
     fits = min(height, width) > 0 and not height % patch_size and not width % patch_size
     if not fits or tokens not in (None, height * width // patch_size**2):

@@ -12,7 +12,7 @@ the weights it holds are the official ones, and here they are used as such.
 import collections
 import functools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import NamedTuple
 
 import ml_dtypes
@@ -86,36 +86,15 @@ SPLIT, FUSED = ("to_q", "to_k", "to_v"), ("to_qkv",)  # a model fused by diffuse
 
 # The fixed position table, (1, T, D): a parameter there, a buffer that may be absent in diffusers, no weight of ours.
 POSITION_TABLES = {"official": "pos_embed", "diffusers": "pos_embed.pos_embed"}
-_FIRST_BLOCK = {"official": "blocks.0.attn.qkv.weight", "diffusers": "transformer_blocks.0.norm1.linear.weight"}
+FIRST_BLOCK = {"official": "blocks.0.attn.qkv.weight", "diffusers": "transformer_blocks.0.norm1.linear.weight"}
 
 
 def layout_of(names):
     """The names of a state -> "official" or "diffusers"; ValueError names a few of them where it is neither."""
-    for layout, name in _FIRST_BLOCK.items():
+    for layout, name in FIRST_BLOCK.items():
         if name in names:
             return layout
-    raise ValueError(f"These are not the weights of a DiT or SiT in a known layout: {_few(names)}.")
-
-
-def select_weights(checkpoint, ema=True):
-    """A loaded file -> (state, "ema", "model" or None).
-
-    A training checkpoint {"model", "ema", "opt", "args"} gives its averaged weights, or the raw ones where it has no
-    average or `ema` is False; bare weights are given back with None. ValueError lists the keys of anything else.
-    """
-    if not isinstance(checkpoint, Mapping):
-        raise ValueError(f"A checkpoint must be a mapping of names, got {type(checkpoint).__name__}.")
-    for part in ("ema", "model") if ema else ("model",):
-        if part in checkpoint:
-            if not isinstance(checkpoint[part], Mapping):
-                raise ValueError(
-                    f"{part!r} of the checkpoint must hold weights, not {type(checkpoint[part]).__name__}."
-                )
-            return checkpoint[part], part
-    if any(name in checkpoint for name in _FIRST_BLOCK.values()):
-        return checkpoint, None
-    wanted = "neither 'ema' nor 'model'" if ema else "no 'model'"
-    raise ValueError(f"The checkpoint has {wanted} and is no bare DiT or SiT: it holds {_few(checkpoint)}.")
+    raise ValueError(f"These are not the weights of a DiT or SiT in a known layout: {few(names)}.")
 
 
 def depth_of(names):
@@ -163,7 +142,7 @@ def as_official(state):
     arrays = {official: functools.partial(join, state, theirs) for official, theirs, join in rows}
     if table in state:
         arrays["pos_embed"] = functools.partial(state.__getitem__, table)
-    return _Lazy(arrays)
+    return Lazy(arrays)
 
 
 def to_ours(state):
@@ -228,7 +207,7 @@ def load_weights(model, state, progress=None):
             progress(a.nbytes)
 
 
-class _Lazy(collections.UserDict):
+class Lazy(collections.UserDict):
     """{name: function without arguments} as {name: what it returns}."""
 
     def __getitem__(self, name):
@@ -295,6 +274,7 @@ def listed(names, most=16):
     return f"{names[:most]}" + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def _few(names, most=8):
+def few(names, most=8):
+    """Some names for a message."""
     names = sorted(map(str, names))
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "") or "nothing"

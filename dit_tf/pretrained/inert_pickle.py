@@ -9,6 +9,7 @@ in the table of `torch_globals`.
 import pickletools
 
 from dit_tf.pretrained import torch_globals
+from dit_tf.pretrained.foreign_objects import Foreign
 
 _MOST_STEPS = 1_000_000  # instructions of a pickle; a training checkpoint of DiT-XL/2 takes some 80 thousand
 
@@ -19,8 +20,9 @@ _TUPLES = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 def read_pickle(file):
     """One pickle from file, of read, readline and tell, up to its end -> (value, {key: Storage}).
 
-    Tensors are `Tensor`, argparse.Namespace is types.SimpleNamespace, PyTorch's types are NumPy's. ForeignGlobal where
-    a name is not in the table; ValueError, and the errors of lists and dictionaries, where the pickle is damaged.
+    Tensors are `Tensor`, argparse.Namespace is types.SimpleNamespace, PyTorch's types are NumPy's, and objects of other
+    classes `Foreign`. ForeignGlobal for a name that runs programs; ValueError, and the errors of lists and
+    dictionaries, where the pickle is damaged.
     """
     stack, outer, memo, storages = [], [], {}, {}
 
@@ -74,8 +76,14 @@ def read_pickle(file):
             case "INST":
                 function, arguments = torch_globals.find(*value.split(" ", 1)), to_mark()
                 stack.append(torch_globals.call(function, tuple(arguments)))
+            case "OBJ":
+                function, *arguments = to_mark()
+                stack.append(torch_globals.call(function, tuple(arguments)))
             case "REDUCE" | "NEWOBJ":
                 stack.append(torch_globals.call(*pop(2)))
+            case "NEWOBJ_EX":  # with arguments by name, which only what is foreign has
+                function, _, _ = pop(3)
+                stack.append(torch_globals.call(_require(function, Foreign), ()))
             case "BUILD":
                 (state,) = pop(1)
                 torch_globals.build(stack[-1], state)
@@ -94,7 +102,8 @@ def read_pickle(file):
                 stack.append(items)
             case "APPEND" | "APPENDS":
                 items = to_mark() if instruction.name == "APPENDS" else pop(1)
-                _require(stack[-1], list).extend(items)
+                if type(stack[-1]) is not Foreign:
+                    _require(stack[-1], list).extend(items)
             case "EMPTY_SET":
                 stack.append(set())
             case "FROZENSET":
@@ -102,7 +111,8 @@ def read_pickle(file):
                 stack.append(frozenset(map(torch_globals.key, items)))
             case "ADDITEMS":
                 items = to_mark()
-                _require(stack[-1], set).update(map(torch_globals.key, items))
+                if type(stack[-1]) is not Foreign:
+                    _require(stack[-1], set).update(map(torch_globals.key, items))
             case "STOP":
                 return pop(1)[0], storages
             case "PROTO" | "FRAME":

@@ -3,6 +3,7 @@
 import os
 from typing import NamedTuple
 
+from dit_tf.latent_scale import STABLE_DIFFUSION
 from dit_tf.pretrained.download import download
 
 DOWNLOADS = "~/.cache/dit_tf"
@@ -20,6 +21,7 @@ class Published(NamedTuple):
     file: str  # its name on disk
     licence: str
     size: int | None  # bytes, as stated in public, rounded where only that is; None: nowhere stated
+    scaling_factor: float = STABLE_DIFFUSION  # of a "vae"
 
 
 PUBLISHED = {
@@ -51,6 +53,11 @@ PUBLISHED = {
         "vae", None,
         _HUGGING_FACE + "CompVis/stable-diffusion-v1-4/resolve/main/vae/diffusion_pytorch_model.safetensors",
         "sd-vae.safetensors", "CreativeML OpenRAIL-M", 335_000_000,
+    ),
+    "sdxl-vae": Published(
+        "autoencoder of Stable Diffusion XL; its latents are others than Stable Diffusion's",
+        "vae", None, _HUGGING_FACE + "stabilityai/sdxl-vae/resolve/main/diffusion_pytorch_model.safetensors",
+        "sdxl-vae.safetensors", "MIT", 335_000_000, 0.13025,
     ),
 }  # fmt: skip
 

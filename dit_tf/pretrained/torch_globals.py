@@ -1,8 +1,8 @@
 """The names that a PyTorch checkpoint may use, what stands for each, and records of the tensors it describes.
 
 A state dict needs few: tensors, parameters, storages, OrderedDict. Training checkpoints add argparse.Namespace (DiT's
-"args"), NumPy scalars and one class of PyTorch Lightning (CompVis' callbacks). Everything else is refused by its name,
-also in parts of a checkpoint that nobody asks for: to skip an object one has to know what its pickle would do.
+"args"), NumPy scalars and one class of PyTorch Lightning (CompVis' callbacks). Everything else is a `Foreign` value,
+which has a name and nothing more.
 """
 
 import collections
@@ -13,14 +13,12 @@ import types
 import ml_dtypes
 import numpy as np
 
+from dit_tf.pretrained.foreign_objects import Foreign, foreign
+
 _COUNTS = 2**63  # sizes, strides and offsets are below
 
 # Python hashes an integer modulo 2^61 - 1: larger ones could be chosen to collide, all of them.
 _INTEGER_KEYS = 2**60
-
-
-class ForeignGlobal(Exception):
-    """A pickle names something that is not in the table. The message is the name."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -61,12 +59,13 @@ STORAGES = {
 
 
 def find(module, name):
-    if f"{module}.{name}" not in _KNOWN:
-        raise ForeignGlobal(f"{module}.{name}")
-    return _KNOWN[f"{module}.{name}"]
+    known = _KNOWN.get(f"{module}.{name}")
+    return foreign(module, name) if known is None else known
 
 
 def call(function, arguments):
+    if type(function) is Foreign:
+        return Foreign(function.name)
     if type(function) is not Function or type(arguments) is not tuple:
         raise ValueError(f"a pickle calls a {type(function).__name__}")
     try:
@@ -84,12 +83,14 @@ def build(target, state):
     elif isinstance(target, np.dtype):  # (version, byte order, and what plain types do not have)
         if type(state) is not tuple or len(state) < 2 or state[1] not in ("<", "|"):
             raise ValueError("a NumPy type is not little-endian")
-    elif type(target) is not collections.OrderedDict:  # whose state is a module's _metadata: left out
+    elif type(target) not in (Foreign, collections.OrderedDict):  # whose state is a module's _metadata: left out
         raise ValueError(f"a pickle sets the state of a {type(target).__name__}")
 
 
 def put(target, items):
     """Keys and values, one after the other, into a dictionary."""
+    if type(target) is Foreign:
+        return target
     if type(target) not in (dict, collections.OrderedDict):
         raise ValueError(f"a pickle sets an item of a {type(target).__name__}")
     for k, value in zip(items[::2], items[1::2], strict=True):
@@ -98,9 +99,13 @@ def put(target, items):
 
 
 def key(value):
-    """Only what hashes at once, and where nobody can choose the hashes, may be a key or the element of a set."""
-    if type(value) in (str, bytes, float, bool, types.NoneType) or type(value) is int and abs(value) < _INTEGER_KEYS:
+    """Only what hashes at once, and where nobody can choose the hashes, may be a key or the element of a set. A tuple,
+    which may hold anything, stands there as a `Foreign`."""
+    plain = str, bytes, float, bool, types.NoneType, Foreign
+    if type(value) in plain or type(value) is int and abs(value) < _INTEGER_KEYS:
         return value
+    if type(value) is tuple:
+        return Foreign("a tuple")
     raise ValueError(f"a {type(value).__name__} is a key" + (" and too large" if type(value) is int else ""))
 
 

@@ -9,12 +9,13 @@ import zipfile
 
 import numpy as np
 
+from dit_tf.pretrained.foreign_objects import Foreign, ForeignGlobal
 from dit_tf.pretrained.state_pickle import pickle_state
 from dit_tf.pretrained.torch_file import read_file
-from dit_tf.pretrained.torch_globals import ForeignGlobal, Storage, Tensor
+from dit_tf.pretrained.torch_globals import Storage, Tensor
 
 _DEEPEST = 100  # containers within each other
-_PLAIN = (str, int, float, bool, types.NoneType, bytes, set, frozenset)
+_PLAIN = (str, int, float, bool, types.NoneType, bytes, set, frozenset, Foreign)
 _ALIGNMENT = 64  # bytes
 
 
@@ -22,9 +23,9 @@ def read_torch(path):
     """What torch.load(path) would give, tensors and parameters as NumPy arrays, read-only views of the mapped file.
 
     OrderedDict stays one, but without a module's _metadata; argparse.Namespace is types.SimpleNamespace, torch.Size a
-    tuple, torch.dtype NumPy's, a device its name. Nothing named there is run. Bytes of arrays are read when they
-    are used, and no checksum of theirs is looked at; the file must not be cut short meanwhile. Whatever is wrong is one
-    ValueError that names the file.
+    tuple, torch.dtype NumPy's, a device its name, an object of any other class a `Foreign`. Nothing named there is run.
+    Bytes of arrays are read when they are used, and no checksum of theirs is looked at; the file must not be cut short
+    meanwhile. Whatever is wrong is one ValueError that names the file.
     """
     try:
         if os.path.exists(path) and not os.path.isfile(path):

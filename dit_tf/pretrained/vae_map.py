@@ -126,6 +126,18 @@ def layout_of(names):
     return layout
 
 
+def check_latents(arrays):
+    """ValueError, in one sentence, for an autoencoder whose latents have another number of channels; arrays: in any of
+    the layouts."""
+    for name in ("decoder.conv_in.weight", "first_stage_model.decoder.conv_in.weight"):
+        shape = np.shape(arrays[name]) if name in arrays else ()
+        if len(shape) == 4 and shape[1] != _LATENT_CHANNELS:
+            raise ValueError(
+                f"It is an autoencoder of latents of {shape[1]} channels; DiT and SiT work on those of "
+                f"{_LATENT_CHANNELS}, such as sd-vae-ft-ema and sdxl-vae."
+            )
+
+
 def convert(arrays):
     """{their name: array} in any of the layouts -> {our name: array}, for `AutoencoderKL.assign`.
 

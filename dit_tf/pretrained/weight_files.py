@@ -1,7 +1,7 @@
 """A published file or directory of any known kind -> what it is, with its weights, read when they are asked for.
 
-    .pt .pth .ckpt .bin      PyTorch's zip and legacy layouts: bare weights, a training checkpoint {"model", "ema", ...}
-                             of DiT or SiT, or one of PyTorch Lightning {"state_dict", ...}, as CompVis' are
+    .pt .pth .ckpt .bin      PyTorch's zip and legacy layouts: bare weights or a training checkpoint, in any of the ways
+                             of `checkpoint_parts`
     .safetensors, its index  one file or shards
     a directory              as diffusers writes it: config.json beside either
 
@@ -16,7 +16,8 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from dit_tf.pretrained import dit_map, vae_map
+from dit_tf.pretrained import checkpoint_parts, dit_map, vae_map
+from dit_tf.pretrained.checkpoint_parts import Part
 from dit_tf.pretrained.dit_config import diffusers_arguments
 from dit_tf.pretrained.safetensors_file import SafetensorsFile
 from dit_tf.pretrained.torch_pickle import read_torch
@@ -29,8 +30,6 @@ _STARTS = {  # of files that people have in the place of weights
     b"<": "it is a web page, not the weights: download the file itself",
     b"\x89HDF": "it is an HDF5 file: a whole .keras file, or the published one, is needed",
 }
-_STABLE_DIFFUSION = "first_stage_model."  # what the autoencoder's names begin with in a checkpoint of all parts
-_PARTS_BESIDE = ("loss.", "model_ema.")  # what CompVis' trainings of autoencoders keep beside the network
 
 
 class WeightFile(NamedTuple):
@@ -38,8 +37,9 @@ class WeightFile(NamedTuple):
     kind: str  # "dit" (also of a SiT) or "vae"
     state: Mapping  # {name in that layout: array}
     layout: str
-    part: str | None  # of a training checkpoint: "ema" or "model"
+    part: Part  # where in the file they were
     arguments: dict  # of `dit_config.infer`, as config.json has them
+    config: dict  # what lies beside diffusers' weights and an autoencoder's as config.json; empty: nothing
     files: tuple  # what was read, for a digest
 
 
@@ -52,19 +52,18 @@ def read_weight_file(path, kind=None, ema=True):
     path = os.fspath(path)
     with naming(path):
         content, files = _read(path)
-        content = _lightning_weights(content)
-        if _is_autoencoder(content):
-            found = _autoencoder(path, content, files)
+        part = checkpoint_parts.choose(content, kind, ema)
+        arguments, config = {}, {}
+        if part.kind == "vae":
+            vae_map.check_latents(part.state)
+            layout, config = vae_map.layout_of(part.state).title, _config(path)
         else:
-            state, part = dit_map.select_weights(content, ema)
-            layout = dit_map.layout_of(state)
-            arguments = _arguments(path) if layout == "diffusers" else {}
-            dit_map.as_official(state)  # refuses names that are missing or left over
-            found = WeightFile(path, "dit", state, layout, part, arguments, files)
-        if kind not in (None, found.kind):
-            names = dict(dit="a DiT or SiT", vae="an autoencoder")
-            raise ValueError(f"it is {names[found.kind]}, {names[kind]} is needed")
-    return found
+            layout = dit_map.layout_of(part.state)
+            dit_map.as_official(part.state)  # refuses names that are missing or left over
+            if layout == "diffusers":
+                config = _config(path)
+                arguments = diffusers_arguments(config) if config else {}
+        return WeightFile(path, part.kind, part.state, layout, part, arguments, config, files)
 
 
 def digest(files):
@@ -119,45 +118,7 @@ def _weights_in(directory):
     return os.path.join(directory, found[0])
 
 
-def _lightning_weights(content):
-    lightning = isinstance(content, Mapping) and "state_dict" in content
-    return content["state_dict"] if lightning else content
-
-
-def _is_autoencoder(content):
-    return isinstance(content, Mapping) and any(
-        f"{prefix}{side}.conv_in.weight" in content
-        for prefix in ("", _STABLE_DIFFUSION)
-        for side in ("encoder", "decoder")
-    )
-
-
-def _autoencoder(path, content, files):
-    if any(str(name).startswith(_STABLE_DIFFUSION) for name in content):
-        names = [name for name in content if str(name).startswith(_STABLE_DIFFUSION)]
-    else:
-        names = [name for name in content if not str(name).startswith(_PARTS_BESIDE)]
-    state = _Chosen(content, names)
-    return WeightFile(path, "vae", state, vae_map.layout_of(state).title, None, {}, files)
-
-
-class _Chosen(Mapping):
-    """Some names of a mapping."""
-
-    def __init__(self, content, names):
-        self._content, self._names = content, dict.fromkeys(names)
-
-    def __getitem__(self, name):
-        return self._content[name] if name in self._names else self._names[name]
-
-    def __iter__(self):
-        return iter(self._names)
-
-    def __len__(self):
-        return len(self._names)
-
-
-def _arguments(path):
+def _config(path):
     """What config.json says, in the directory or beside the file."""
     config = os.path.join(path if os.path.isdir(path) else os.path.dirname(path), _CONFIG)
     if not os.path.exists(config):
@@ -170,4 +131,4 @@ def _arguments(path):
         raise ValueError(f"{config} is not JSON: {re.sub(r'[^ -~]', '?', str(error))}") from error
     if not isinstance(fields, dict):
         raise ValueError(f"{config} must hold an object, got a {type(fields).__name__}")
-    return diffusers_arguments(fields)
+    return fields

@@ -129,7 +129,7 @@ class Worker:
         for sampler in (sampler for path, sampler in self._samplers if path == vae_path):
             with contextlib.suppress(ValueError):  # it needs a compilation of its own
                 return sampler.with_options(asked)
-        vae = autoencoder_file.load(vae_path, config.precision, config.vae_sha256) if vae_path else None
+        vae = autoencoder_file.load_for(config, vae_path)
         sampler = build.make_sampler(config, model, asked, self._strategy, vae)
         self._samplers.append((vae_path, sampler))
         return sampler

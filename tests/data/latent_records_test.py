@@ -85,7 +85,7 @@ def test_bytes_are_little_endian_and_the_same_in_every_file(tmp_path):
 def test_the_specification_says_what_training_needs(source):
     spec = source.spec("train")
     assert (spec.num_examples, spec.image_size, spec.channels, spec.horizontal_flip) == (45, 16, 3, True)
-    assert (spec.classes, spec.vae_sha256, spec.scaling_factor) == (numbered(3), "ab" * 32, SPEC.scaling_factor)
+    assert (spec.classes, spec.vae_sha256, spec.latent_scale) == (numbered(3), "ab" * 32, SPEC.latent_scale)
 
 
 def test_the_images_split_is_a_name_of_the_only_split(tmp_path):

@@ -65,7 +65,7 @@ def test_tables_agree_with_dit(golden, respacing):
             np.testing.assert_allclose(actual, expected, rtol=1e-12, err_msg=field.name)
 
 
-@pytest.mark.parametrize("respacing", ["ddim", "ten", "10,,10", "0", "-5", "2.5", "ddim0"])
+@pytest.mark.parametrize("respacing", ["ddim", "ten", "10,,10", "0", "-5", "2.5", "ddim0", "ddim1"])
 def test_other_texts_are_refused(respacing):
     with pytest.raises(ValueError, match=respacing):
         space_timesteps(1000, respacing)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from dit_tf.models.autoencoder_kl import SCALING_FACTOR, AutoencoderKL
+from dit_tf.latent_scale import STABLE_DIFFUSION, LatentScale
+from dit_tf.models.autoencoder_kl import AutoencoderKL
 from dit_tf.models.codec import HaarCodec, PixelCodec, VaeCodec, scale_pixels, tensors, to_uint8
 from dit_tf.runtime.seeds import RowSeeds, Stream
 
@@ -126,7 +127,7 @@ def test_each_row_has_noise_of_its_own_that_the_batch_does_not_change(codec, mom
 
 def test_decoding_undoes_the_scale_and_ends_in_uint8(codec):
     z = np.random.default_rng(1).normal(size=(1, 2, 2, 4)).astype(np.float32)
-    images = codec.decode(tensors(codec.decoder_variables), SCALING_FACTOR * z)
+    images = codec.decode(tensors(codec.decoder_variables), STABLE_DIFFUSION * z)
     assert images.dtype == tf.uint8 and images.shape == (1, *codec.image_shape) == (1, 16, 16, 3)
     expected = to_uint8(codec.vae.decode(z)).numpy().astype(int)
     assert np.abs(images.numpy() - expected).max() <= 1  # the scale is rounded twice
@@ -155,3 +156,37 @@ def test_the_digest_names_the_encoder_alone(codec):
         bias.assign(kept + 1)
         assert (vae.encoder_sha256() != before) == changes
         bias.assign(kept)
+
+
+_SCALES = [
+    LatentScale(0.13025),
+    LatentScale(0.3611, shift_factor=0.1159),
+    LatentScale(1.0, latents_mean=(0.5, -1, 2, 0), latents_std=(1, 2, 4, 0.5)),
+]
+
+
+@pytest.mark.parametrize("scale", _SCALES, ids=str)
+def test_other_scales_are_those_of_diffusers_formula(codec, scale):
+    """(z - shift - mean) factor / std, and its inverse before the decoder."""
+    scaled, z = VaeCodec(16, codec.vae, scale), np.random.default_rng(2).normal(size=(2, 2, 2, 4)).astype(np.float32)
+    sure = np.concatenate([z, np.full_like(z, -30.0)], axis=-1)  # a deviation of 3e-7
+    x = scaled.encode([], tf.constant(sure), RowSeeds(np.int64(5), np.arange(2, dtype=np.int32)))
+    mean, std = np.float64(scale.latents_mean or [0] * 4), np.float64(scale.latents_std or [1] * 4)
+    np.testing.assert_allclose(x, (z - scale.shift_factor - mean) * scale.scaling_factor / std, atol=1e-5)
+    weights = tensors(codec.decoder_variables)
+    expected = to_uint8(codec.vae.decode(z)).numpy().astype(int)
+    assert np.abs(scaled.decode(weights, x).numpy() - expected).max() <= 1
+
+
+@pytest.mark.parametrize("fields, message", [
+    (dict(scaling_factor=0.0), "scaling_factor must be positive, got 0.0"),
+    (dict(scaling_factor=float("nan")), "scaling_factor must be finite"),
+    (dict(scaling_factor="1"), "scaling_factor must be finite, got '1'"),
+    (dict(latents_std=[1, 2]), "latents_std must be 4 numbers"),
+    (dict(latents_mean=3.0), "latents_mean must be 4 numbers, got 3.0"),
+    (dict(shift_factor=[1, 2, 3, 4]), "shift_factor must be one"),
+])  # fmt: skip
+def test_scales_that_are_none_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        LatentScale.of(fields)
+    assert LatentScale.of(dict(shift_factor=None, unknown=3)) == LatentScale()

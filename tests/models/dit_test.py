@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from dit_tf.models.costs import count_macs
-from dit_tf.models.dit import BLOCKS, NAMES, SIZES, DiT, size_of
+from dit_tf.models.costs import count_macs, count_parameters
+from dit_tf.models.dit import BLOCKS, NAMES, SIZES, DiT, mlp_ratio_of, name_of, size_of
 from dit_tf.models.embeddings import unpatchify
 from dit_tf.pretrained.dit_map import weight_map, weights_by_path
 
@@ -258,3 +258,26 @@ def test_an_unknown_name_is_refused_with_near_ones(name, near):
 def test_sizes_that_cannot_be_are_refused(tiny, changes, message):
     with pytest.raises(ValueError, match=message):
         tiny(**changes)
+
+
+@pytest.mark.parametrize("text, ratio", [("2.5", 2.5), ("2.67", 8 / 3), ("1", 1.0), ("8", 8.0), ("1.33", 4 / 3)])
+def test_the_ratio_of_mlps_is_part_of_a_name(text, ratio):
+    """int(ratio D) hidden units, as the public program has them; the counts follow."""
+    name = f"DiT-96x1x2r{text}/3"
+    size = size_of(name)
+    assert size == dict(width=96, depth=1, num_heads=2, patch_size=3, mlp_ratio=ratio) and name_of(**size) == name
+    model = DiT(**size, input_size=6, in_channels=1, num_classes=2)
+    assert model.blocks[0].mlp.expand.units == int(ratio * 96 + 1e-6)
+    assert mlp_ratio_of(model.blocks[0].mlp.expand.units, 96) == ratio
+    four = DiT(**size_of("DiT-96x1x2/3"), input_size=6, in_channels=1, num_classes=2)
+    fewer = (384 - model.blocks[0].mlp.expand.units) * (2 * 96 + 1)
+    assert count_parameters(four)[0] - count_parameters(model)[0] == fewer
+
+
+@pytest.mark.parametrize("name, rule", [
+    ("DiT-96x1x2r2.2/3", "must be 1 to 8 in halves or thirds, got 2.2"), ("DiT-96x1x2r0.5/3", "1 to 8"),
+    ("DiT-96x1x2r9/3", "1 to 8"), ("DiT-96x1x2r/3", "must be one of DiT-"), ("DiT-XLr2/2", "must be one of DiT-"),
+])  # fmt: skip
+def test_other_ratios_are_refused(name, rule):
+    with pytest.raises(ValueError, match=rule):
+        size_of(name)

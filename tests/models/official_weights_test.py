@@ -11,8 +11,10 @@ from dit_tf.samplers.ddim import ddim
 from dit_tf.samplers.ddpm import ddpm
 from dit_tf.samplers.guidance import condition, guide
 
-# The project's figure for float32; the public model itself is up to 4e-6 away from its float64 run.
-_FLOAT32 = dict(rtol=0, atol=2e-5)
+# Sums in another order: 5e-7 is observed, 1.5e-6 with guidance by 4. The embedding of t = 999 was 3e-6 off while one of
+# its frequencies had the neighbour of PyTorch's value.
+_FLOAT32 = dict(rtol=0, atol=5e-6)
+_EMBEDDED = dict(rtol=0, atol=1.5e-6)
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +31,7 @@ def test_every_activation_agrees_with_dit(official, arrays):
     embedded = official.patch_embedder.projection(patchify(x, 2))
     np.testing.assert_allclose(embedded, arrays["act_x_embed"], **_FLOAT32)
     t_emb, y_emb = official.timestep_embedder(t), official.label_embedder(y)
-    np.testing.assert_allclose(t_emb, arrays["act_t_emb"], **_FLOAT32)
+    np.testing.assert_allclose(t_emb, arrays["act_t_emb"], **_EMBEDDED)
     np.testing.assert_allclose(y_emb, arrays["act_y_emb"], **_FLOAT32)
     tokens = official.patch_embedder(x)
     for i, block in enumerate(official.blocks):

@@ -98,7 +98,7 @@ def test_the_tiny_model_is_recognised_in_both_layouts():
     (dict(rows=1000), {}, "1000 rows: say by --num_classes"),
     (dict(rows=1), {}, "1 rows: say by --num_classes"),
     (dict(rows=11), dict(num_classes=12), "--num_classes must be 11, or 10 and the null class, .* got 12"),
-    (dict(tokens=200), {}, "200 positions, which are no square: say by --input_size"),
+    (dict(tokens=200), {}, "200 positions, which are no square: it is a network of images that are not square"),
     (dict(tokens=256), dict(input_size=16), "--input_size=16x16 does not fit patches of 2 and the 256 positions"),
     (dict(tokens=256), dict(input_size=33), "--input_size=33x33 does not fit"),
     (dict(tokens=256), dict(input_size=(0, 8)), "--input_size=0x8 does not fit"),

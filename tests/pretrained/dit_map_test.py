@@ -178,28 +178,6 @@ def test_the_same_weights_in_sit_give_its_output(model, state):
     np.testing.assert_allclose(_forward(model, arrays)[:, :4], arrays["out"], **_FLOAT32)
 
 
-@pytest.mark.parametrize("ema, part", [(True, "ema"), (False, "model")])
-def test_a_training_checkpoint_gives_its_average(model, ema, part):
-    """Its pos_embed has drifted by 1e-7 and is accepted."""
-    parts = {"ema": {}, "model": {}, "opt": {"state": {}}, "args": "Namespace"}
-    for name, a in _arrays("dit/tiny_train_ckpt.npz").items():
-        parts[name.split("/")[0]][name.split("/")[1]] = a
-    weights, chosen = dit_map.select_weights(parts, ema)
-    assert chosen == part and weights is parts[part]
-    load_weights(model, weights)
-    table = weights["y_embedder.embedding_table.weight"]
-    np.testing.assert_array_equal(model.label_embedder.table, table)
-    other = parts["model" if ema else "ema"]["y_embedder.embedding_table.weight"]
-    assert not np.array_equal(table, other)
-
-
-def test_without_an_average_the_raw_weights_are_taken(state):
-    assert dit_map.select_weights({"model": state, "opt": {}}) == (state, "model")
-    assert dit_map.select_weights(state) == (state, None)
-    with pytest.raises(ValueError, match="no 'model'"):
-        dit_map.select_weights({"ema": state}, ema=False)
-
-
 # Half precision, and what is refused
 
 
@@ -209,18 +187,6 @@ def test_other_floats_are_widened_or_rounded_to_float32(model, state, dtype):
     load_weights(model, stored)
     expected = stored["final_layer.linear.weight"].astype(np.float32).T
     np.testing.assert_array_equal(model.decoder.linear.kernel, expected)
-
-
-@pytest.mark.parametrize("checkpoint, message", [
-    ({"opt": 0, "args": 1}, "neither 'ema' nor 'model' .* args, opt"),
-    ({}, "it holds nothing"),
-    ({"ema": None, "model": {}}, "'ema' of the checkpoint must hold weights, not NoneType"),
-    ([1, 2], "mapping of names, got list"),
-    ({k: 0 for k in range(20)}, "0, 1, 10, 11, 12, 13, 14, 15 and 12 more"),
-])  # fmt: skip
-def test_what_is_no_checkpoint_is_refused(checkpoint, message):
-    with pytest.raises(ValueError, match=message):
-        dit_map.select_weights(checkpoint)
 
 
 def test_the_layout_follows_from_the_names(state, diffusers):

@@ -74,6 +74,7 @@ def test_a_foreign_global_is_refused_by_its_name_and_nothing_is_run(tmp_path, wr
     instructions = dictionary(weight=tensor(storage("float32", "0", 6)), other=attack(f"touch {marker}"))
     file = write(tmp_path / "file.pt", instructions, {"0": np.zeros(6, np.float32)})
     culprit = culprit if culprit in ATTACKS else "posix.system"
+    culprit = {"builtins.getattr": "builtins.__import__"}.get(culprit, culprit)  # nothing can be got from an object
     refused = f"{file} asks for the global {culprit}, which no checkpoint needs: it is refused, nothing was run."
     assert refusal(file) == refused
     assert not marker.exists()
@@ -117,7 +118,6 @@ MISCHIEF = {
     "takes more than it has": b"\x86",
     "but only 3 remain": b"X\xff\xff\xff\xffab",
     "a list is a key": b"}]Ns",
-    "a tuple is a key": b"}" + nested(60, b"h\0\x86", b")") + b"Ns",  # 2^60 steps to hash
     "a int is a key and too large": b"}" + plain(2**61 - 1) + b"Ns",
     "nests more than 100 deep": b"]" * 200 + b"a" * 199,
     "or holds itself": b"]q\0h\0a",
@@ -147,6 +147,7 @@ def test_what_looks_expensive_and_is_not(tmp_path):
     read = lambda instructions: read_torch(by_hand.write_zip(tmp_path / "file.pt", instructions, {}))  # noqa: E731
     assert read(b"Nr\xff\xff\xff\x1f") is None
     assert len(read(nested(60, b"h\0\x86", plain([])))) == 2
+    assert list(read(b"}" + nested(60, b"h\0\x86", b")") + b"Ns").values()) == [None]  # 2^60 steps to hash
     assert tracemalloc.get_traced_memory()[1] < _MEBIBYTE
     tracemalloc.stop()
 

@@ -9,7 +9,7 @@ from dit_tf.pretrained.published import PUBLISHED, described
 
 def test_the_names_of_the_promise_are_there():
     assert list(PUBLISHED) == [
-        "dit-xl-2-256", "dit-xl-2-512", "sit-xl-2-256", "sd-vae-ft-ema", "sd-vae-ft-mse", "sd-vae",
+        "dit-xl-2-256", "dit-xl-2-512", "sit-xl-2-256", "sd-vae-ft-ema", "sd-vae-ft-mse", "sd-vae", "sdxl-vae",
     ]  # fmt: skip
 
 
@@ -21,6 +21,7 @@ def test_every_record_is_whole(name):
     assert row.file.endswith(parts.path[parts.path.rindex(".") :]) and "/" not in row.file
     assert (row.kind, row.objective) in [("dit", "ddpm"), ("dit", "flow"), ("vae", None)]
     assert row.size is None or row.size > 10**8
+    assert row.scaling_factor == (0.13025 if name == "sdxl-vae" else 0.18215)
     for said in (name, row.what, row.licence, row.address):
         assert said in described(name)
 

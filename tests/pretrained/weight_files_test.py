@@ -54,7 +54,7 @@ def refusal(path, *arguments, **options):
 @pytest.mark.parametrize("name", ["file.pt", "file.ckpt", "file.safetensors.pt", "no_ending"])
 def test_bare_weights_whatever_the_file_is_called(write, state, name):
     found = read_weight_file(write(state, name))
-    assert (found.kind, found.layout, found.part, found.arguments) == ("dit", "official", None, {})
+    assert (found.kind, found.layout, found.part.part, found.arguments) == ("dit", "official", None, {})
     assert list(found.state) == list(state) and found.files == (found.path,)
 
 
@@ -68,7 +68,7 @@ def test_safetensors_under_another_name(tmp_path):
 def test_a_training_checkpoint(write, state, ema, part):
     raw = {name: a + 1 for name, a in state.items()}
     found = read_weight_file(write({"model": raw, "ema": state, "opt": {}, "args": [1]}), ema=ema)
-    assert found.part == part
+    assert found.part.part == part and found.part.averaged == ema
     np.testing.assert_array_equal(found.state["pos_embed"], (state if ema else raw)["pos_embed"])
 
 
@@ -183,13 +183,20 @@ def test_names_that_are_missing_or_left_over_are_listed_and_long_lists_cut(write
 
 @pytest.mark.parametrize("content, detail", [
     ([1, 2], "must be a mapping of names, got list"),
-    ({"step": 3}, "neither 'ema' nor 'model' and is no bare DiT or SiT: it holds step"),
+    ({"step": 3}, "holds no weights of a DiT, SiT or autoencoder: it holds step"),
     ({"state_dict": {"model.diffusion_model.x": np.zeros(1)}}, "it holds model.diffusion_model.x"),
     ({"model": 3}, "'model' of the checkpoint must hold weights"),
     ({"encoder.conv_in.weight": np.zeros(1), 3: 4}, "left over ['3']"),
 ])  # fmt: skip
 def test_files_of_something_else(write, content, detail):
     assert detail in refusal(write(content))
+
+
+def test_an_autoencoder_of_other_latents_is_refused(write):
+    """As those of Stable Diffusion 3, which lack names too."""
+    names = {n: a for n, a in autoencoder(LAYOUTS[0]).items() if "quant" not in n}
+    sentence = refusal(write(names | {"decoder.conv_in.weight": np.zeros((512, 16, 3, 3), np.float16)}))
+    assert "an autoencoder of latents of 16 channels; DiT and SiT work on those of 4" in sentence
 
 
 def test_a_harmful_pickle_is_refused_by_name(tmp_path):
