@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import zipfile
 
 from dit_tf.build import AUTOENCODER, PROVENANCE
 from dit_tf.config import POLICIES
@@ -13,6 +12,7 @@ from dit_tf.pretrained import vae_map
 from dit_tf.pretrained.published import PUBLISHED, fetch_published
 from dit_tf.pretrained.weight_files import naming, read_weight_file
 from dit_tf.runtime import model_file
+from dit_tf.runtime.bounded_file import is_zip, local_copy
 
 _CLASS = "AutoencoderKL"  # as diffusers' config.json names it
 
@@ -27,15 +27,16 @@ def load(path, precision="float32", sha256="", scaling_factor=None):
     name, said = path, None
     if path in PUBLISHED and not os.path.exists(path):
         path = fetch_published(path)
-    facts = model_file.read_text(path, AUTOENCODER) if zipfile.is_zipfile(path) else None
+    facts = model_file.read_text(path, AUTOENCODER) if is_zip(path) else None
     with naming(path):
         if facts is not None:
             facts = _facts(facts)
             vae = AutoencoderKL(POLICIES[precision], width=facts.get("width", vae_map.WIDTH))
             said = LatentScale.of(facts)
         else:
-            file = read_weight_file(path, "vae")
-            vae, said = make(vae_map.convert(file.state), precision), scale_said(file, name)
+            with local_copy(path) as local:
+                file = read_weight_file(local, "vae")
+                vae, said = make(vae_map.convert(file.state), precision), scale_said(file, name)
     if facts is not None:
         model_file.load_weights(path, vae)
     if scaling_factor is not None:

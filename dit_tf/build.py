@@ -4,8 +4,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import os
-import zipfile
 
 import keras
 import tensorflow as tf
@@ -19,6 +17,7 @@ from dit_tf.models.codec import HaarCodec, PixelCodec, VaeCodec, tensors
 from dit_tf.models.costs import call_with
 from dit_tf.models.dit import DiT, size_of
 from dit_tf.runtime import model_file
+from dit_tf.runtime.bounded_file import is_zip, version_of
 from dit_tf.runtime.checkpoint import Checkpoints
 from dit_tf.runtime.distribution import compiled_on
 from dit_tf.runtime.seeds import RowSeeds
@@ -194,7 +193,7 @@ def weights_digest(params):
 
 def read_text(path, name):
     """A text beside the newest checkpoint of a work directory, or inside a .keras file; None where there is none."""
-    if zipfile.is_zipfile(path):
+    if is_zip(path):
         return model_file.read_text(path, name)
     return Checkpoints(path).read_text(name) if tf.io.gfile.isdir(path) else None
 
@@ -209,7 +208,7 @@ def load_config(path):
             raise ValueError(f"{path} has no configuration that can be read: {error}") from error
     if read_text(path, AUTOENCODER) is not None:
         raise ValueError(f"{path} is an autoencoder, which goes to --vae: a model is needed here.")
-    if zipfile.is_zipfile(path):
+    if is_zip(path):
         raise ValueError(f"{path} is not a model that dit_tf wrote: it holds no {RUN}.")
     raise ValueError(f"{path} holds no checkpoint: a work directory of dit_tf.train or a .keras file is needed.")
 
@@ -229,10 +228,10 @@ def load_model(path):
     `model((x, t, y), training=False)`: x (N, H, W, C) float32, t (N,), y (N,) int32 -> (N, H, W, 2C or C) float32.
     """
     config = load_config(path)
-    if zipfile.is_zipfile(path):
+    if is_zip(path):
         _check_size(path, config)
     model = make_model(config)
-    if zipfile.is_zipfile(path):
+    if is_zip(path):
         model_file.load_weights(path, model)
     else:
         Checkpoints(path).restore({f"ema/{v.path}": v.value for v in model.trainable_variables}, partial=True)
@@ -241,7 +240,7 @@ def load_model(path):
 
 def _check_size(path, config):
     """ValueError where the configuration asks for a network or an image far larger than the file: before it is made."""
-    size, length = size_of(config.model), os.path.getsize(path)
+    size, length = size_of(config.model), version_of(path)[0]
     tokens = (make_codec(config).input_size[0] // size["patch_size"]) ** 2
     least = 4 * 6 * size["width"] ** 2 * size["depth"]  # bytes: the leanest block has 6 D^2 weights
     if least > length or tokens > length:

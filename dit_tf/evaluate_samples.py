@@ -14,7 +14,7 @@ from dit_tf.evaluation.evaluator import Evaluator
 from dit_tf.evaluation.extractor import FEATURES, InceptionExtractor, PixelExtractor
 from dit_tf.evaluation.image_folder import ImageFolder
 from dit_tf.evaluation.inception import ADDRESS, load_inception
-from dit_tf.evaluation.npz_file import NpzImages
+from dit_tf.evaluation.npz_images import NpzImages
 from dit_tf.evaluation.references import Reference
 from dit_tf.models.codec import scale_pixels
 from dit_tf.pretrained.download import download
@@ -23,8 +23,9 @@ from dit_tf.runtime.distribution import check_batch
 from dit_tf.runtime.output_files import write_json
 from dit_tf.sample import drawn_images, plan
 
-IMAGES = "an .npz as ADM publishes or --make_reference writes, a folder of PNG files, or a data set"
+IMAGES = "an .npz as ADM publishes or --make_reference writes, an .npy, a folder of PNG or JPEG files, or a data set"
 CHANNELS = (1, 3)  # that images may have
+_LEAST_SIDE = 16  # pixels, of images that Inception, which has 299, says something of
 
 
 def evaluate_samples(options):
@@ -60,15 +61,18 @@ def make_evaluator(options, strategy, shape, batch_size, partial, reference=None
 
     shape: (H, W, C) of the samples. reference: an image set in the place of --reference.
     """
-    extractor = make_extractor(options.features, options.inception, shape, batch_size, strategy)
-    statistics = None
-    if reference is None and options.reference.endswith(".npz"):
+    stored = reference is None and options.reference.endswith(".npz")
+    if stored:
         reference = Reference("--reference", options.reference, CHANNELS)
-        statistics, images = reference.statistics(*(*extractor.widths, None)[:2]), reference.images
-    else:
-        images = reference = reference or open_set(
-            "--reference", options.reference, options.reference_split, options, otherwise=shape[0]
-        )
+        if options.features == FEATURES[0] and options.inception is None:
+            reference.statistics()  # what the published network has, before it is fetched
+        if reference.remark():
+            print(reference.remark(), flush=True)
+    elif reference is None:
+        reference = open_set("--reference", options.reference, options.reference_split, options, otherwise=shape[0])
+    images = reference.images if stored else reference
+    extractor = make_extractor(options.features, options.inception, shape, batch_size, strategy)
+    statistics = reference.statistics(*(*extractor.widths, None)[:2]) if stored else None
     how = dict(
         num_reference_images=options.num_reference_images, dtype=options.precision_recall_dtype,
         allow_few_samples=options.allow_few_samples,
@@ -86,8 +90,12 @@ def make_extractor(features, inception_file, shape, batch_size, strategy):
         if inception_file is not None:
             raise ValueError(f"--inception goes with --features=inception, got --inception={inception_file}.")
         return PixelExtractor(shape, batch_size, scale_pixels)
-    if shape is not None and shape[-1] != 3:
-        raise ValueError(f"--features=inception needs images of 3 channels, got {shape[-1]}: take --features=pixels.")
+    if shape is not None and min(shape[:2]) < _LEAST_SIDE:
+        size = "x".join(map(str, shape))
+        raise ValueError(
+            f"--features=inception is for images of {_LEAST_SIDE} pixels a side and more, got {size}: take "
+            "--features=pixels."
+        )
     if inception_file is None:
         inception_file = fetch_inception()
     with strategy.scope():
@@ -109,7 +117,7 @@ def fetch_inception():
 def open_set(flag, value, split, options, otherwise=None):
     """What --reference or --samples names, as an image set. otherwise: the side in pixels that images of a data set are
     cropped to, where neither --image_size nor the data set has one."""
-    if value.endswith(".npz"):
+    if value.endswith((".npz", ".npy")):
         return NpzImages(flag, value, CHANNELS)
     if os.path.isdir(value):
         return ImageFolder(flag, value)

@@ -22,6 +22,7 @@ import tqdm
 import dit_tf
 from dit_tf import autoencoder_file, build, flags
 from dit_tf.runtime.distribution import check_batch
+from dit_tf.runtime.image_directory import ImageDirectory
 from dit_tf.runtime.image_files import write_grid
 from dit_tf.runtime.npz_writer import PartialArray
 from dit_tf.runtime.output_files import writing
@@ -31,15 +32,20 @@ from dit_tf.samplers.options import SamplerOptions
 
 
 def main(options):
-    if not options.output.endswith((".png", ".npz")) or os.path.isdir(options.output):
-        raise ValueError(f"--output must be a file that ends in .png or .npz, got {options.output!r}.")
+    is_file = options.output.endswith((".png", ".npz"))
+    directory = options.output.endswith("/") or os.path.isdir(options.output) and not is_file
+    if not directory and (not is_file or os.path.isdir(options.output)):
+        raise ValueError(
+            f"--output must be a file that ends in .png or .npz, or a directory, DIR/, got {options.output!r}."
+        )
     strategy = flags.strategy_of(options)
     check_batch("--batch_size", options.batch_size, strategy)
     drawn = drawn_images(options, strategy, options.labels)
     replicas = strategy.num_replicas_in_sync
     batch_size = min(options.batch_size, -(-drawn.count // replicas) * replicas)
     with writing(options.output, "--output"):
-        rows = PartialArray(options.output, drawn.provenance(), (drawn.count, *drawn.shape))
+        kind = ImageDirectory if directory else PartialArray
+        rows = kind(options.output, drawn.provenance(), (drawn.count, *drawn.shape))
 
     print(plan(drawn.sampler))
     if rows.count:
@@ -50,10 +56,13 @@ def main(options):
             with writing(options.output, "--output"):
                 rows.append(images, note=cost(work, drawn.sampler))
             bar.update(len(images))
-    if drawn.sampler.solver.evaluations is None:
+    if drawn.sampler.solver.evaluations is None and rows.notes:
         print(report(rows.notes))
     with writing(options.output, "--output"):
-        if options.output.endswith(".png"):
+        if directory:
+            classes = build.load_classes(model_path(options))
+            rows.finish(drawn.labels(), [classes.caption(label) for label in drawn.labels()])
+        elif options.output.endswith(".png"):
             draw_grid(options, drawn, rows)
         else:
             told = np.frombuffer(json.dumps(drawn.provenance()).encode(), np.uint8)

@@ -21,7 +21,7 @@ from dit_tf.evaluation.class_agreement import class_agreement, train_classifier
 from dit_tf.evaluation.extractor import PixelExtractor
 from dit_tf.evaluation.frechet import frechet
 from dit_tf.evaluation.nearest_neighbours import nearest_neighbour_ratio
-from dit_tf.evaluation.npz_file import NpzImages
+from dit_tf.evaluation.npz_images import NpzImages
 from dit_tf.evaluation.precision_recall import precision_and_recall
 from dit_tf.evaluation.scores import title_of
 from dit_tf.evaluation.statistics import Statistics

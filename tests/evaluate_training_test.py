@@ -90,7 +90,7 @@ def test_a_run_that_is_killed_while_it_evaluates_goes_on(run, unbroken, monkeypa
         (["--eval_every=15"], ["--eval_every must be a multiple of --steps_per_execution (10)", "15"]),
         (["--eval_samples=0"], ["--eval_samples must be at least 1", "0"]),
         (["--eval_samples=20"], ["as many images as there are features, got 20 of 64"]),
-        (["--features=inception", "--inception=nowhere.pb"], ["3 channels"]),
+        (["--features=inception", "--inception=nowhere.pb"], ["16 pixels a side"]),
         (["--eval_cfg_scale=-1"], ["--cfg_scale must not be negative"]),
         (["--reference=nowhere"], ["--reference=nowhere must be"]),
         (["--logical_cpus=0", "--eval_num_steps=1001"], ["--num_steps must be from 1 to 1000", "1001"]),

@@ -11,7 +11,8 @@ from PIL import Image
 
 import dit_tf
 from dit_tf import build, flags, sample
-from dit_tf.evaluation.npz_file import NpzImages
+from dit_tf.evaluation.image_folder import ImageFolder
+from dit_tf.evaluation.npz_images import NpzImages
 from dit_tf.runtime.npz_writer import PartialArray
 from tests.commands import run_command
 
@@ -251,7 +252,7 @@ def test_bad_values_name_the_flag_the_rule_and_the_value(parse, trained, more, w
 def test_a_folder_is_no_output(parse, trained, tmp_path):
     (tmp_path / "samples.npz").mkdir()
     options = parse(flags.define_sample, f"--workdir={trained}", "--labels=1", f"--output={tmp_path / 'samples.npz'}")
-    with pytest.raises(ValueError, match="--output must be a file that ends in .png or .npz, got"):
+    with pytest.raises(ValueError, match="--output must be a file that ends in .png or .npz, or a directory, DIR/, got"):
         sample.main(options)
 
 
@@ -272,3 +273,20 @@ def test_a_missing_model_is_one_sentence(tmp_path):
     process = run_command("dit_tf.sample", f"--workdir={tmp_path / 'nothing'}", "--labels=1")
     assert process.returncode == 1 and "Traceback" not in process.stderr
     assert "holds no checkpoint" in process.stderr.splitlines()[-1]
+
+
+def test_a_directory_gets_single_images_with_their_labels(draw, run, tmp_path, capsys):
+    """Resumed when it is interrupted, and done when it is there."""
+    labels = ["--labels=3,1,4,1"]
+    (tmp_path / "singles").mkdir()
+    path, (images, _) = draw(*labels, name="singles"), run(*labels)
+    found = ImageFolder("--samples", str(path))
+    np.testing.assert_array_equal(np.concatenate(list(found.batches(4))), images)
+    assert (path / "labels.csv").read_text().splitlines()[2] == "000001.png,1,1"
+    before = {name: os.stat(path / name).st_mtime_ns for name in os.listdir(path)}
+    capsys.readouterr()
+    draw(*labels, name="singles")
+    assert "4 of 4 images are there already" in capsys.readouterr().out
+    assert {name: os.stat(path / name).st_mtime_ns for name in before if name.endswith("png")}.items() <= before.items()
+    with pytest.raises(ValueError, match="holds images of another run"):
+        draw("--labels=5", name="singles")

@@ -112,7 +112,8 @@ def _reworded(flag, name):
 
 def _allowed(flag):
     names = "digits, a TensorFlow Datasets name or folder:DIR (your images)"
-    return names if flag == "--dataset" else f"an .npz file, a folder of PNG files, or a data set: {names}"
+    files = "an .npz or .npy file, a folder of PNG or JPEG files"
+    return names if flag == "--dataset" else f"{files}, or a data set: {names}"
 
 
 def _missing(name, text):

@@ -11,7 +11,8 @@ _MOST_PIXELS = 4096  # numbers an image: their covariance takes 128 MiB, and its
 
 
 class InceptionExtractor:
-    """uint8 (N, H, W, 3) -> float32 (N, 2048 + 2023 + classes) in NumPy: pool_3, spatial features, probabilities."""
+    """uint8 (N, H, W, 3) -> float32 (N, 2048 + 2023 + classes) in NumPy: pool_3, spatial features, probabilities. Grey
+    images, (N, H, W, 1), are looked at as three equal channels."""
 
     name = "inception"
 
@@ -23,7 +24,13 @@ class InceptionExtractor:
         self.facts = {"features": self.name, "inception_sha256": network.sha256}
         self._run = compiled_on(network.features_with, strategy)
 
+    @staticmethod
+    def compared(shape):
+        """Of (H, W, C), what must be equal of images that are compared."""
+        return shape[:2]
+
     def __call__(self, images):
+        images = np.repeat(images, 3, axis=-1) if images.shape[-1] == 1 else images
         weights = [tf.convert_to_tensor(v.value) for v in self._network.variables]
         filled = images[np.arange(self.batch_size) % len(images)]
         with full_precision():
@@ -47,6 +54,11 @@ class PixelExtractor:
             )
         self._scale = scale
         self.facts = {"features": self.name}
+
+    @staticmethod
+    def compared(shape):
+        """Of (H, W, C), what must be equal of images that are compared."""
+        return shape
 
     def __call__(self, images):
         return np.asarray(self._scale(images)).reshape(len(images), -1)

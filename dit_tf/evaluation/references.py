@@ -5,14 +5,16 @@
     mu_s, sigma_s        the same of the spatial features, 2023 of them
 
 Where the statistics are there FID and sFID use them, as ADM's evaluator does, and arr_0 serves precision and recall
-alone: it is 10,000 images there, the statistics are of the whole training set.
+alone: it is 10,000 images there, the statistics are of the whole training set. Other programs write mu and sigma alone,
+often of another network: they give FID and nothing else.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 
-from dit_tf.evaluation.npz_file import NpzFile, NpzImages, sha256_of
+from dit_tf.evaluation.npz_file import NpzFile, sha256_of
+from dit_tf.evaluation.npz_images import NpzImages
 from dit_tf.evaluation.statistics import Gaussian
 
 # Sums in another order differ in the last digits, and a covariance that was stored as float32 by 6e-8 of each entry.
@@ -37,19 +39,21 @@ class Reference:
         self._file = NpzFile(flag, path)
         self.path, names = path, self._file.names
         self.has_statistics = bool(set(_NAMES) & set(names))
+        self.has_spatial = bool(set(_NAMES[2:]) & set(names))
         if "arr_0" not in names and not self.has_statistics:
             held = ", ".join(map(ascii, names[:8]))[:200] or "no arrays"
             raise ValueError(f"{self._file.title} must hold images (arr_0) or statistics (mu, sigma, ...), has {held}.")
         self.images = NpzImages(flag, path, channels) if "arr_0" in names else None
 
     def statistics(self, features=2048, spatial_features=2023):
-        """`StoredStatistics` in float64, or None where there are none and arr_0 must give them.
+        """`StoredStatistics` in float64, or None where there are none and arr_0 must give them. Where the file has mu
+        and sigma alone there are no spatial ones.
 
         features, spatial_features: how many there must be; spatial_features=None: they are not asked for.
         """
         if not self.has_statistics:
             return None
-        needed = _NAMES if spatial_features else _NAMES[:2]
+        needed = _NAMES if spatial_features and self.has_spatial else _NAMES[:2]
         missing = [name for name in needed if name not in self._file.names]
         if missing:
             raise ValueError(
@@ -59,6 +63,16 @@ class Reference:
         sizes = (features, features, spatial_features, spatial_features)
         found = [self._checked(name, size) for name, size in zip(needed, sizes)]
         return StoredStatistics(*(Gaussian(*found[i : i + 2]) for i in range(0, len(found), 2)))
+
+    def remark(self):
+        """A line about what these statistics cannot give, for people; "" where there is nothing to say."""
+        if not self.has_statistics or self.has_spatial:
+            return ""
+        others = "sFID" if self.images is not None else "sFID, precision and recall"
+        return (
+            f"{self._file.title} has mu and sigma alone: FID is computed, {others} cannot be. Statistics by another "
+            "network than ADM's Inception, such as pytorch-fid's, give an FID that compares with no published one."
+        )
 
     def provenance(self):
         """JSON: which file this is, and what of it is used."""

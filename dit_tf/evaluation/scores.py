@@ -34,9 +34,10 @@ class Scores:
             names = f"fd_{self.features}", f"precision_{self.features}", f"recall_{self.features}"
             numbers = dict(zip(names, (self.fid.distance, self.precision, self.recall)))
             return numbers | {f"{names[0]}_error": self.fid.error}
+        sfid, sfid_error = (None, None) if self.sfid is None else (self.sfid.distance, self.sfid.error)
         return dict(
-            fid=self.fid.distance, sfid=self.sfid.distance, inception_score=self.inception_score,
-            precision=self.precision, recall=self.recall, fid_error=self.fid.error, sfid_error=self.sfid.error,
+            fid=self.fid.distance, sfid=sfid, inception_score=self.inception_score,
+            precision=self.precision, recall=self.recall, fid_error=self.fid.error, sfid_error=sfid_error,
         )  # fmt: skip
 
     def columns(self):
@@ -44,7 +45,7 @@ class Scores:
         if self.features != "inception":
             return {self.title: self.fid.distance, "Precision": self.precision, "Recall": self.recall}
         return {
-            self.title: self.fid.distance, "sFID": self.sfid.distance, "IS": self.inception_score,
+            self.title: self.fid.distance, "sFID": self.numbers()["sfid"], "IS": self.inception_score,
             "Precision": self.precision, "Recall": self.recall,
         }  # fmt: skip
 

@@ -99,7 +99,7 @@ def define_sample(values):
     define.float("rtol", o.rtol, "Relative tolerance of --solver=dopri5.")
     define.seed("Image i depends on (seed, i) and its label alone.")
     define.integer("batch_size", 100, "Images per call of the compiled sampler; changes no image.")
-    define.string("output", "samples.png", "A .png grid, or an .npz as ADM's evaluator reads it.")
+    define.string("output", "samples.png", "A .png grid, an .npz as ADM's evaluator reads it, or DIR/ for single PNGs.")
     define_devices(define)
 
 

@@ -15,7 +15,7 @@ from dit_tf.samplers.options import DEFAULT_STEPS, SAMPLERS, SOLVERS_OF, Sampler
 from dit_tf.samplers.sde import DIFFUSIONS, LAST_STEPS
 
 _PATHS = ("workdir", "dataset", "weights", "vae", "samples", "reference", "output")
-IMAGES = "an .npz, a folder of PNG files, or a data set: digits, a TensorFlow Datasets name, folder:DIR"
+IMAGES = "an .npz or .npy, a folder of PNG or JPEG files, or a data set: digits, a TensorFlow Datasets name, folder:DIR"
 
 
 class Definer:

@@ -19,7 +19,7 @@ import h5py
 import keras
 import tensorflow as tf
 
-from dit_tf.runtime.bounded_file import BoundedFile
+from dit_tf.runtime.bounded_file import open_bounded
 from dit_tf.runtime.workdir import is_remote
 
 _WEIGHTS = "model.weights.h5"
@@ -102,7 +102,7 @@ def _reading(path):
 def _opened(path):
     if os.path.isdir(path):
         raise ValueError("it is a directory")
-    with BoundedFile(path, _MOST_AT_ONCE) as file, zipfile.ZipFile(file) as archive:
+    with open_bounded(path, _MOST_AT_ONCE) as file, zipfile.ZipFile(file) as archive:
         names = archive.namelist()
         if len(set(names)) < len(names):
             raise ValueError("it has an entry twice")

@@ -90,7 +90,7 @@ def refused(folder, what):
 
 def test_folders_without_images_are_refused(tmp_path):
     (tmp_path / "empty").mkdir()
-    refused(tmp_path / "empty", "must be a folder with PNG files directly in it, it holds none")
+    refused(tmp_path / "empty", "must be a folder with PNG or JPEG files directly in it, it holds none")
     refused(tmp_path / "none", "No such file or directory")
     (tmp_path / "file").write_text("")
     refused(tmp_path / "file", "Not a directory")
@@ -124,12 +124,12 @@ def test_damaged_images_are_refused_by_name_or_read(folder, images, rng):
             found = np.concatenate(read(folder))
         except ValueError:
             count += 1
-            refused(folder, r"8\.png (cannot be read as a PNG image|must )")
+            refused(folder, r"8\.png (cannot be read as a PNG or JPEG image|must )")
         else:  # the checksum of the pixels may lie behind what Pillow looks at
             np.testing.assert_array_equal(np.delete(found, 7, 0), np.delete(images, 7, 0))
     assert count >= 40
     (folder / "8.png").write_bytes(b"")
-    refused(folder, "8.png cannot be read as a PNG image")
+    refused(folder, "8.png cannot be read as a PNG or JPEG image")
     (folder / "8.png").write_bytes((folder / "1.png").read_bytes())
     read(folder)
 
@@ -152,3 +152,28 @@ def test_an_image_that_went_away_is_named(folder):
     for look in (lambda: list(found.batches(5)), found.sha256):
         with pytest.raises(ValueError, match="8.png cannot be read.*: No such file"):
             look()
+
+
+def test_jpegs_are_read_and_turned_as_their_exif_says(tmp_path, rng):
+    smooth = np.repeat(np.repeat(rng.integers(0, 256, (4, 6, 3), np.uint8), 8, axis=0), 8, axis=1)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter, clockwise
+    Image.fromarray(smooth).save(tmp_path / "1.jpg", quality=100, subsampling=0)
+    Image.fromarray(np.rot90(smooth)).save(tmp_path / "2.JPEG", format="JPEG", quality=100, subsampling=0, exif=exif)
+    Image.fromarray(smooth).save(tmp_path / "3.png")
+    (found,) = read(tmp_path)
+    assert found.shape == (3, 32, 48, 3)
+    assert np.abs(found.astype(int) - smooth).max() <= 8  # what JPEG's rounding of colours costs
+
+
+@pytest.mark.parametrize("ending", ["png", "jpg"])
+def test_a_folder_of_grey_images_has_one_channel(tmp_path, rng, ending):
+    grey = rng.integers(100, 104, (3, 16, 16), np.uint8)
+    for i, image in enumerate(grey):
+        Image.fromarray(image).save(tmp_path / f"{i}.{ending}", quality=100)
+    found = ImageFolder("--samples", str(tmp_path))
+    assert found.shape == (16, 16, 1)
+    difference = np.concatenate(list(found.batches(2)))[..., 0].astype(int) - grey
+    assert np.abs(difference).max() <= (0 if ending == "png" else 2)
+    Image.fromarray(grey[0]).convert("RGB").save(tmp_path / f"9.{ending}", quality=100)  # one makes all of them RGB
+    assert ImageFolder("--samples", str(tmp_path)).shape == (16, 16, 3)

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from numpy.lib import format as npy_format
 
-from dit_tf.evaluation.npz_file import NpzFile, NpzImages, sha256_of
+from dit_tf.evaluation.npz_file import NpzFile, sha256_of
+from dit_tf.evaluation.npz_images import NpzImages
 from tests.damaged_bytes import damaged
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
@@ -107,7 +108,9 @@ def test_sha256_is_that_of_the_file(path):
 @pytest.mark.parametrize(
     "array, what",
     [
-        (np.zeros((2, 4, 4, 3), np.float32), "must be uint8 .* got float32 .*: round and convert"),
+        (np.zeros((2, 4, 4, 3), np.float32), "must be uint8 .* got float32 .*: multiply by 255, round, and save it"),
+        (np.full((2, 4, 4, 3), -0.5), "it reaches from -1 to 1: add 1, multiply by 127.5, round"),
+        (np.full((2, 4, 4, 3), 7.5), "got float64 .*: round and convert it"),
         (np.full((2, 4, 4, 3), np.nan), "must be uint8 .* got float64"),
         (np.zeros((2, 4, 4, 3), np.int8), "must be uint8 .* got int8"),
         (np.zeros((2, 4, 4, 1), np.uint8), r"must be uint8 \(N, H, W, 3\), got uint8 \(2, 4, 4, 1\)"),
@@ -184,7 +187,7 @@ def test_files_that_are_no_npz_are_refused(path, tmp_path, images):
     assert "No such file" in sentence_of(path)
     assert "it is a directory" in sentence_of(str(tmp_path))
     pathlib.Path(path).write_bytes(npy((1,), content=b"\0"))
-    assert "np.savez makes an .npz" in sentence_of(path)
+    assert "it is a single array: call it .npy" in sentence_of(path)
     pathlib.Path(path).write_bytes(b"<html>")
     assert "not a zip file" in sentence_of(path)
     with pytest.warns(UserWarning, match="Duplicate"):
@@ -256,7 +259,7 @@ def test_what_files_claim_is_not_allocated(tmp_path):
         file.write(content[end : end + 12] + (2**32 - 2).to_bytes(4, "little") + bytes(6))
     program = textwrap.dedent(f"""
         import pathlib, re, resource
-        from dit_tf.evaluation.npz_file import NpzImages
+        from dit_tf.evaluation.npz_images import NpzImages
         size = int(re.search(r"VmSize:\\s+(\\d+)", pathlib.Path("/proc/self/status").read_text())[1]) * 1024
         resource.setrlimit(resource.RLIMIT_AS, (size + 2**28, resource.RLIM_INFINITY))
         for name in ("wide", "header", "shape", "directory", "long"):

@@ -95,10 +95,13 @@ def test_features_without_a_spatial_part_have_two_arrays(path, images, statistic
     found = reference.statistics(features=6, spatial_features=None)
     assert found.spatial is None and reference.images.shape == (4, 5, 1)
     np.testing.assert_array_equal(found.pool.covariance, statistics.pool.covariance)
-    with pytest.raises(
-        ValueError, match="reference.npz must hold mu, sigma, mu_s, sigma_s or none .* lacks mu_s, sigm"
-    ):
-        reference.statistics(**SIZES)
+    assert reference.statistics(**SIZES).spatial is None
+    assert reference.remark().startswith(f"--reference={path} has mu and sigma alone: FID is computed, sFID cannot be.")
+    arrays = dict(statistics_arrays(statistics), arr_0=gray)
+    del arrays["sigma_s"]
+    write_arrays(path, arrays)
+    with pytest.raises(ValueError, match="reference.npz must hold mu, sigma, mu_s, sigma_s or none .* lacks sigma_s"):
+        Reference("--reference", path, channels=(1, 3)).statistics(**SIZES)
 
 
 def changed(array, index, value):
