@@ -162,7 +162,7 @@ def test_a_data_set_is_opened_by_name(data_dir, real):
 )
 def test_an_unknown_name_is_told_with_all_that_may_be_given(tmp_path, name):
     message = refusal(open_images, "--samples", name, "test", str(tmp_path))
-    start = f"--samples={name} must be an .npz or .npy file, a folder of PNG or JPEG files, or a data set: digits, a Tens"
+    start = f"--samples={name} must be an .npz or .npy file, a folder of PNG or JPEG files, or a data set: digits, a "
     assert message.startswith(start) and "there is no file, folder or data set of that name" in message
     assert "latents" not in message and "--dataset" not in message
 
