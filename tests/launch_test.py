@@ -177,7 +177,7 @@ def test_the_messages_of_tensorflow_serving_come_pinned_and_alone_and_to_tests_o
     sandbox.add("python3.12", "3.12.1")
     sandbox.call(MAKE)
     pins = "--constraint launch/constraints-tf2.20.txt"
-    assert sandbox.journal.read_text().endswith(f" {pins} --no-deps tensorflow-serving-api\n")
+    assert sandbox.journal.read_text().endswith(f" {pins} --no-compile --no-deps tensorflow-serving-api\n")
     sandbox.commands()
     sandbox.call("make_environment demo 2.20.0 cpu,demo")
     assert sandbox.commands() == ["venv", "pip", "pip"]

@@ -204,3 +204,22 @@ def test_what_is_no_covariance_is_refused(sigma):
 def test_what_is_no_number_is_refused():
     with pytest.raises(ValueError, match="finite"):
         frechet_distance(np.zeros(2), np.full((2, 2), np.nan), np.zeros(2), np.eye(2))
+
+
+@pytest.mark.parametrize("counts", [(3, 5), (40, 2), (30, 90)])
+def test_few_examples_by_narrow_factors_are_as_by_eigenvalues(rng, counts):
+    """The exact trace is a nuclear norm of the centred features, without any covariance."""
+    features = [rng.normal(size=(count, 200)) * rng.uniform(0.01, 3, 200) for count in counts]
+    sigmas = [np.cov(f, rowvar=False) for f in features]
+    trace, error = module._trace_of_low_ranks(*sigmas)
+    centred = [(f - f.mean(0)) / np.sqrt(len(f) - 1) for f in features]
+    exact = np.linalg.svd(centred[0] @ centred[1].T, compute_uv=False).sum()
+    assert abs(trace - exact) <= error and error < 1e-5 * exact
+    assert abs(module._trace_by_eigenvalues(*sigmas)[0] - exact) < 1e-5 * exact
+
+
+def test_what_is_not_narrow_or_no_covariance_takes_the_other_way(rng):
+    wide, narrow = (np.cov(rng.normal(size=(count, 60)), rowvar=False) for count in (50, 4))
+    assert module._trace_of_low_ranks(wide, narrow) is None
+    indefinite = narrow - 0.5 * np.outer(np.ones(60), np.ones(60))
+    assert module._trace_of_low_ranks(indefinite, narrow) is None
