@@ -15,24 +15,16 @@ if __name__ == "__main__":  # before TensorFlow is imported
 import dataclasses
 import os
 
-import tqdm
-
 import dit_tf
 from dit_tf import autoencoder_file, build, flags
-from dit_tf.config import OBJECTIVES, RunConfig
-from dit_tf.data.class_names import UNLABELLED, imagenet, numbered
+from dit_tf.inference.public_networks import SHAPES, classes_of, network_of
 from dit_tf.latent_scale import LatentScale
-from dit_tf.models.autoencoder_kl import DOWNSCALING, LATENT_CHANNELS
 from dit_tf.models.costs import count_parameters
-from dit_tf.models.dit import mlp_ratio_of, name_of
-from dit_tf.models.embeddings import sinusoid_frequencies
-from dit_tf.pretrained import dit_config, dit_map, source_clock, vae_map
+from dit_tf.pretrained import dit_config, dit_map, vae_map
 from dit_tf.pretrained.published import PUBLISHED, fetch_published
 from dit_tf.pretrained.torch_pickle import write_torch
 from dit_tf.pretrained.weight_files import digest, naming, read_weight_file
 from dit_tf.runtime import model_file
-
-SHAPE_FLAGS = ("num_heads", "num_classes", "input_size")  # what shapes may leave open
 
 
 def main(options):
@@ -61,7 +53,7 @@ def check_options(options):
     if is_ours(options.source) != options.output.endswith(".pt"):
         ours = "a model of dit_tf's own is written as .pt, published weights as .keras"
         raise ValueError(f"--output={options.output} does not go with --source={options.source}: {ours}.")
-    for name, value in given(options, SHAPE_FLAGS).items():
+    for name, value in given(options, SHAPES).items():
         if value < 1:
             raise ValueError(f"--{name} must be at least 1, got {value}.")
 
@@ -111,90 +103,15 @@ def provenance_of(options, weights):
 
 def convert_model(options, weights, provenance):
     with naming(weights.path):
-        arguments = dit_config.infer(weights.state, **told(options, weights))
-        latents = works_on_latents(options, weights, arguments["in_channels"])
-        config = run_config(options, arguments, latents)
-        model = build.make_model(config)
-        total = 4 * count_parameters(model)[0]
-        with tqdm.tqdm(total=total, unit="B", unit_scale=True, desc="weights", dynamic_ncols=True) as bar:
-            dit_map.load_weights(model, by_our_clock(options, config, weights.state), bar.update)
+        config, model = network_of(weights, options, published_as(options.source))
     classes = classes_of(config.num_classes)
     print(f"Writing {options.output}", flush=True)
     model_file.save(options.output, model, build.model_texts(config, classes, provenance))
     summarise(options, config, model, weights)
 
 
-def told(options, weights):
-    """The arguments of `dit_config.infer`: those of config.json, and over them those of flags."""
-    return weights.arguments | given(options, SHAPE_FLAGS)
-
-
-def by_our_clock(options, config, state):
-    """The weights of a network whose time is 0 at noise."""
-    if options.source_clock in (None, source_clock.CLOCKS[0]):
-        return state
-    return source_clock.turned(state, config.prediction, sinusoid_frequencies())
-
-
 def given(options, names):
     return {name: getattr(options, name) for name in names if getattr(options, name) is not None}
-
-
-def run_config(options, arguments, latents):
-    """What train would have written for a model of these arguments. ValueError for what RunConfig has no field for."""
-    side, channels = arguments["input_size"], arguments["in_channels"]
-    published = published_as(options.source)
-    objective = options.objective or (published.objective if published else OBJECTIVES[0])
-    check_clock(options, objective)
-    if options.scaling_factor is not None and not latents:
-        raise ValueError("--scaling_factor goes with --codec=vae: this network works on pixels")
-    ratio = mlp_ratio_of(round(arguments["mlp_ratio"] * arguments["width"]), arguments["width"])
-    size = [arguments[key] for key in ("width", "depth", "num_heads", "patch_size")]
-    return RunConfig(
-        dataset="imagenet2012" if arguments["num_classes"] == dit_config.IMAGENET_CLASSES else "unknown",
-        image_size=DOWNSCALING * side if latents else side,
-        channels=3 if latents else channels,
-        codec="vae" if latents else "pixels",
-        crop="pil",  # what the public programs train with
-        num_classes=arguments["num_classes"],
-        horizontal_flip=True,
-        model=name_of(*size, ratio, family="SiT" if objective == "flow" else "DiT"),
-        class_dropout_prob=arguments["class_dropout_prob"],
-        learn_sigma=arguments["learn_sigma"],
-        objective=objective,
-        **given(options, ("path", "prediction", "scaling_factor")),
-    )
-
-
-def check_clock(options, objective):
-    clock = options.source_clock
-    if clock not in (None, *source_clock.CLOCKS):
-        raise ValueError(f"--source_clock must be {' or '.join(source_clock.CLOCKS)}, got {clock!r}")
-    if clock and objective != "flow":
-        raise ValueError(f"--source_clock goes with --objective=flow, got --source_clock={clock}")
-
-
-def works_on_latents(options, weights, channels):
-    """Whether the network diffuses latents. ValueError where it has 4 channels and nobody says what they are: neither
-    --codec, nor the name of a published file, nor diffusers' layout, whose pipeline has an autoencoder."""
-    if options.codec not in (None, "pixels", "vae"):
-        raise ValueError(f"--codec must be pixels or vae, got {options.codec!r}")
-    if options.codec == "vae" and channels != LATENT_CHANNELS:
-        raise ValueError(f"--codec=vae goes with networks of {LATENT_CHANNELS} channels, this one has {channels}")
-    published = published_as(options.source) or os.path.basename(options.source) in {p.file for p in PUBLISHED.values()}
-    known = published or weights.layout == "diffusers"
-    if channels == LATENT_CHANNELS and options.codec is None and not known:
-        raise ValueError(
-            "a network of 4 channels may work on latents of the autoencoder, as the published ones do, or on pixels of "
-            "4 channels: add --codec=vae or --codec=pixels"
-        )
-    return channels == LATENT_CHANNELS and options.codec != "pixels"
-
-
-def classes_of(count):
-    if count == 1:
-        return UNLABELLED
-    return imagenet() if count == dit_config.IMAGENET_CLASSES else numbered(count)
 
 
 def convert_autoencoder(options, weights, provenance):
@@ -235,7 +152,7 @@ def to_torch(options):
 
 def refuse(options):
     """ValueError where a flag is given that says something of a public DiT or SiT."""
-    for name, value in given(options, (*SHAPE_FLAGS, "objective", "path", "prediction", "source_clock")).items():
+    for name, value in given(options, (*SHAPES, "objective", "path", "prediction", "source_clock")).items():
         raise ValueError(f"--{name} goes with published DiT and SiT weights, got --{name}={value}.")
 
 

@@ -8,8 +8,8 @@ import tqdm
 
 from dit_tf import build
 from dit_tf.data.source_images import SourceImages
-from dit_tf.evaluate_samples import make_evaluator
 from dit_tf.evaluation.scores import title_of
+from dit_tf.inference.scoring import make_evaluator
 from dit_tf.runtime.distribution import local_strategy
 from dit_tf.runtime.workdir import is_remote
 from dit_tf.samplers.drawn_images import DrawnImages

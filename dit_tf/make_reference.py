@@ -6,9 +6,9 @@ import tqdm
 
 from dit_tf import flags
 from dit_tf.data.source_images import open_images
-from dit_tf.evaluate_samples import make_extractor
 from dit_tf.evaluation.evaluator import evenly_spaced
 from dit_tf.evaluation.partial_reference import PartialReference
+from dit_tf.inference.scoring import make_extractor
 from dit_tf.runtime.distribution import check_batch
 from dit_tf.runtime.output_files import writing
 

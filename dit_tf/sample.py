@@ -19,15 +19,14 @@ import os
 import numpy as np
 import tqdm
 
-import dit_tf
 from dit_tf import autoencoder_file, build, flags
+from dit_tf.inference.trained_model import TrainedModel
 from dit_tf.runtime.distribution import check_batch
 from dit_tf.runtime.image_directory import ImageDirectory
 from dit_tf.runtime.image_files import write_grid
 from dit_tf.runtime.npz_writer import PartialArray
 from dit_tf.runtime.output_files import writing
-from dit_tf.samplers.drawn_images import DrawnImages
-from dit_tf.samplers.labels import LABEL_POLICIES
+from dit_tf.samplers.labels import chosen_labels
 from dit_tf.samplers.options import SamplerOptions
 
 
@@ -73,22 +72,19 @@ def main(options):
 def drawn_images(options, strategy, labels):
     """The images that the flags ask for, as a set. labels: texts, or None for those of --label_policy. ValueError where
     the flags do not go together or do not fit the model."""
-    path = model_path(options)
-    config, asked = build.load_config(path), sampler_options(options)
+    path, asked = model_path(options), sampler_options(options)
+    config, classes = build.load_config(path), build.load_classes(path)
     null_label = config.num_classes if config.class_dropout_prob else None
-    labels, policy = requested_labels(options, labels, build.load_classes(path), null_label)
+    labels, policy = requested_labels(options, labels, classes, null_label)
+    return load_model(options, strategy).images_of(asked, labels, options.seed, policy)
+
+
+def load_model(options, strategy=None):
+    """The `TrainedModel` of --workdir or --weights, with the autoencoder of --vae."""
+    path = model_path(options)
+    config, classes = build.load_config(path), build.load_classes(path)
     vae = load_vae(options, config)
-    model = build.load_model(path)
-    sampler, params = build.make_sampler(config, model, asked, strategy, vae), build.weights_of(model)
-    facts = dict(
-        dit_tf=dit_tf.__version__,
-        model=path,
-        weights_sha256=build.weights_digest(params),
-        vae_sha256=None if vae is None else build.weights_digest(vae.by_name.values()),  # the decoder too
-        objective=config.objective,
-        label_policy=policy,
-    )
-    return DrawnImages(sampler, params, labels, options.seed, facts)
+    return TrainedModel(config, classes, build.load_model(path), vae, path, strategy)
 
 
 def model_path(options):
@@ -114,19 +110,8 @@ def requested_labels(options, texts, classes, null_label=None):
 
     null_label: of a model that can draw without a class, which the text null then means.
     """
-    policy, default = options.label_policy, next(iter(LABEL_POLICIES))
-    if policy not in LABEL_POLICIES:
-        raise ValueError(f"--label_policy must be one of {', '.join(LABEL_POLICIES)}, got {policy!r}.")
-    if options.num_samples is not None and options.num_samples < 1:
-        raise ValueError(f"--num_samples must be at least 1, got {options.num_samples}.")
-    if not texts:
-        if options.num_samples is None:
-            raise ValueError("--labels or --num_samples must be given.")
-        return LABEL_POLICIES[policy](options.seed, options.num_samples, len(classes)), policy
-    if policy != default:
-        raise ValueError(f"--label_policy={policy} goes without --labels, which chooses them itself: leave one out.")
-    labels = np.array([classes.find(text, null_label=null_label) for text in texts], np.int64)
-    return np.resize(labels, options.num_samples or len(labels)), "given"
+    labels = [classes.find(text, null_label=null_label) for text in texts or ()]
+    return chosen_labels(labels, options.num_samples, options.label_policy, options.seed, len(classes))
 
 
 def load_vae(options, config):

@@ -7,11 +7,12 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from dit_tf import evaluate, evaluate_samples, flags
-from dit_tf.evaluate_samples import make_extractor
+from dit_tf import evaluate, flags
 from dit_tf.evaluation.evaluator import Evaluator
 from dit_tf.evaluation.image_folder import ImageFolder
 from dit_tf.evaluation.npz_images import NpzImages
+from dit_tf.inference import scoring
+from dit_tf.inference.scoring import make_extractor
 
 
 @pytest.fixture
@@ -62,7 +63,7 @@ def test_mu_and_sigma_alone_give_an_fid_and_no_more(run, tmp_path, rng, inceptio
     ({"mu_s": np.zeros(2023)}, "it lacks sigma_s"),
 ])  # fmt: skip
 def test_statistics_are_looked_at_before_a_network_is_fetched(run, tmp_path, rng, monkeypatch, changes, said):
-    monkeypatch.setattr(evaluate_samples, "fetch_inception", lambda: pytest.fail("must be refused before"))
+    monkeypatch.setattr(scoring, "fetch_inception", lambda: pytest.fail("must be refused before"))
     np.save(tmp_path / "samples.npy", photographs(rng, 4))
     np.savez(tmp_path / "stats.npz", **statistics(rng) | changes)
     arguments = [f"--reference={tmp_path}/stats.npz", f"--samples={tmp_path}/samples.npy", "--allow_few_samples"]

@@ -6,7 +6,8 @@ import json
 import numpy as np
 import pytest
 
-from dit_tf import build, evaluate, evaluate_likelihood, flags
+from dit_tf import build, evaluate, flags
+from dit_tf.inference import likelihood
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -70,15 +71,15 @@ def test_a_ddpm_model_has_its_variational_bound(run, trained):
 
 
 def test_an_interrupted_evaluation_goes_on(run, trained_flow, adaptive, monkeypatch, tmp_path):
-    calls, real = [], evaluate_likelihood.evaluated
+    calls, real = [], likelihood.evaluated
 
     def interrupted(*arguments):
-        calls.append(arguments[5])
+        calls.append(arguments[6])
         if len(calls) == 2:
             raise KeyboardInterrupt
         return real(*arguments)
 
-    monkeypatch.setattr(evaluate_likelihood, "evaluated", interrupted)
+    monkeypatch.setattr(likelihood, "evaluated", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(trained_flow, "--num_examples=20")
     assert (tmp_path / "metrics.json.partial").exists() and not (tmp_path / "metrics.json").exists()

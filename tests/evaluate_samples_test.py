@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dit_tf import evaluate, evaluate_samples, flags, sample
+from dit_tf import evaluate, flags, sample
 from dit_tf.evaluation import feature_set
+from dit_tf.inference import scoring
 from tests.commands import run_command
 
 _GOLDENS = pathlib.Path(__file__).parent / "goldens" / "adm"
@@ -230,10 +231,10 @@ def test_the_published_network_is_fetched_or_the_flag_is_named(monkeypatch, tmp_
         threading.Thread(target=server.serve_forever, daemon=True).start()
         address = f"http://127.0.0.1:{server.server_port}/{inception_file.name}"
         monkeypatch.setattr(evaluate_samples, "ADDRESS", address)
-        path = evaluate_samples.fetch_inception()
+        path = scoring.fetch_inception()
         server.shutdown()
-    assert path == evaluate_samples.fetch_inception() == str(tmp_path / inception_file.name)
+    assert path == scoring.fetch_inception() == str(tmp_path / inception_file.name)
     assert pathlib.Path(path).read_bytes() == inception_file.read_bytes()
     pathlib.Path(path).unlink()
     with pytest.raises(ValueError, match="could not be fetched .* put it at .*; or name the file with --inception.$"):
-        evaluate_samples.fetch_inception()
+        scoring.fetch_inception()

@@ -10,7 +10,7 @@ REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 # A room is a folder of dit_tf or one of the modules named here; each may import itself and the rooms in its row.
 GROUND = ("runtime", "config", "latent_scale")
 ROOMS = {
-    "__init__": ("runtime",),  # inside functions: setup.cfg reads the version without importing TensorFlow
+    "__init__": ("runtime", "inference"),  # inside functions: setup.cfg reads the version without importing TensorFlow
     "runtime": (),
     "latent_scale": (),
     "config": ("latent_scale",),
@@ -26,6 +26,9 @@ ROOMS = {
     "report": (*GROUND, "evaluation"),
 }
 ROOMS["build"] = tuple(room for room in ROOMS if room != "__init__")
+ROOMS["train_history"] = ("training",)
+ROOMS["autoencoder_file"] = (*ROOMS["build"], "build")
+ROOMS["inference"] = (*ROOMS["build"], "build", "autoencoder_file", "train_history")
 ROOMS["flags"] = (*ROOMS["build"], "build")
 # Every other module directly in dit_tf is an entry, and so is a folder that has a __main__.py: it may import anything,
 # and nothing above imports it.

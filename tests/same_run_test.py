@@ -10,8 +10,9 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from dit_tf import build, ema, evaluate, evaluate_likelihood, flags, sample, train
+from dit_tf import build, ema, evaluate, flags, sample, train
 from dit_tf.data.folder import FolderSource
+from dit_tf.inference import likelihood as inference
 from dit_tf.resumption import check_same_run
 from dit_tf.runtime.checkpoint import Checkpoints
 from dit_tf.runtime.checksums import write_checksums
@@ -189,13 +190,13 @@ def test_the_likelihood_matches_classes_by_name(original, parse, tmp_path, monke
     """b, alone in a folder and so its class 0, has the model's label 1; zebra is refused."""
     workdir, images = original
     shutil.copytree(images / "b", tmp_path / "some" / "b")
-    evaluated, labels = evaluate_likelihood.evaluated, []
+    evaluated, labels = inference.evaluated, []
 
     def recorded(likelihood, shared, examples, given, *more):
         labels.extend(given)
         return evaluated(likelihood, shared, examples, given, *more)
 
-    monkeypatch.setattr(evaluate_likelihood, "evaluated", recorded)
+    monkeypatch.setattr(inference, "evaluated", recorded)
     options = [f"--workdir={workdir}", "--likelihood", f"--dataset=folder:{tmp_path}/some", "--split=train"]
     options += ["--num_steps=2", "--batch_size=4", f"--output={tmp_path}/metrics.json"]
     evaluate.main(parse(flags.define_evaluate, *options))

@@ -16,16 +16,23 @@ _PAPER, _INK = 255, 60
 
 
 def write_grid(path, images, captions, columns=None, labels=None):
-    """A PNG of images (N, H, W, C) uint8, each under its caption, row by row; of 2 channels the first, of more than 3
-    the first three. labels: numbers that stand for captions in letters of which no font is here."""
+    """A PNG of `grid`."""
+    buffer = io.BytesIO()
+    grid(images, captions, columns, labels).save(buffer, format="PNG")
+    replace_file(path, buffer.getvalue())
+
+
+def grid(images, captions, columns=None, labels=None):
+    """A PIL image of images (N, H, W, C) uint8, each under its caption, row by row; of 2 channels the first, of more
+    than 3 the first three. labels: numbers that stand for captions in letters of which no font is here."""
     images = images[..., : pictured_channels(images.shape[-1])]
     columns = columns or math.ceil(math.sqrt(len(images)))
     rows = -(-len(images) // columns)
     factor = max(1, -(-_MIN_TILE // min(images.shape[1:3])))
     height, width = images.shape[1] * factor, images.shape[2] * factor
     size = (columns * (width + _MARGIN) + _MARGIN, rows * (height + _CAPTION + _MARGIN) + _MARGIN)
-    grid = Image.new("RGB", size, (_PAPER,) * 3)
-    draw = ImageDraw.Draw(grid)
+    sheet = Image.new("RGB", size, (_PAPER,) * 3)
+    draw = ImageDraw.Draw(sheet)
     for i, (image, caption) in enumerate(zip(images, captions)):
         left = _MARGIN + i % columns * (width + _MARGIN)
         top = _MARGIN + i // columns * (height + _CAPTION + _MARGIN)
@@ -34,10 +41,8 @@ def write_grid(path, images, captions, columns=None, labels=None):
             text, font = str(labels[i]) if labels is not None else "", font_of("0")
         draw.text((left + 1, top), _fitted(draw, text, width, font), fill=(_INK,) * 3, font=font)
         tile = Image.fromarray(np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image)
-        grid.paste(tile.resize((width, height), Image.Resampling.NEAREST), (left, top + _CAPTION))
-    buffer = io.BytesIO()
-    grid.save(buffer, format="PNG")
-    replace_file(path, buffer.getvalue())
+        sheet.paste(tile.resize((width, height), Image.Resampling.NEAREST), (left, top + _CAPTION))
+    return sheet
 
 
 def pictured_channels(channels):

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 
 import numpy as np
+import tqdm
 
 from dit_tf.samplers.generate import in_batches
 from dit_tf.samplers.options import SamplerOptions
@@ -32,6 +33,16 @@ class DrawnImages:
         for _, drawn in in_batches(self.sampler, self._params, self._labels, self._seed, batch_size, first):
             check_finished(drawn.work)
             yield drawn
+
+    def read(self, batch_size, progress=False):
+        """All images, uint8 (N, H, W, C), by calls of `batch_size`, or as many as there are where that is less."""
+        batch_size = min(batch_size, self.count)
+        with tqdm.tqdm(total=self.count, unit="image", desc="sampling", disable=not progress, dynamic_ncols=True) as bar:
+            images = []
+            for batch in self.batches(batch_size):
+                images.append(batch)
+                bar.update(len(batch))
+        return np.concatenate(images)
 
     def labels(self):
         """(N,) int64."""

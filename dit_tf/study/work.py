@@ -10,12 +10,12 @@ from absl import flags as absl_flags
 from dit_tf import autoencoder_file, build
 from dit_tf.data.pipeline import open_dataset, real_images
 from dit_tf.data.source_images import SourceImages
-from dit_tf.evaluate_likelihood import matched
-from dit_tf.evaluate_samples import make_evaluator, versions
 from dit_tf.evaluation.class_agreement import class_agreement, train_classifier
 from dit_tf.evaluation.extractor import PixelExtractor
 from dit_tf.flags.groups import strategy_of
 from dit_tf.flags.study import define_study
+from dit_tf.inference.likelihood import matched
+from dit_tf.inference.scoring import make_evaluator, versions
 from dit_tf.models.codec import scale_pixels
 from dit_tf.runtime.metrics_log import read_metrics
 from dit_tf.runtime.output_files import replace_file

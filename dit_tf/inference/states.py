@@ -1,11 +1,33 @@
 """A sampler's states one by one, while it runs."""
 
+import functools
 import queue
 import threading
+
+import tensorflow as tf
+
+from dit_tf.models.codec import tensors
+from dit_tf.samplers.generate import ImageSampler
 
 
 class _Abandoned(Exception):
     """Nobody looks any more."""
+
+
+def states_of_image(model, options, labels, seed, network):
+    """Yields x (1, h, w, c): what image 0 of a run of these `SamplerOptions` and labels (1,) is at each evaluation.
+
+    model: a `TrainedModel`. network: as of `states_of`.
+    """
+    return states_of(functools.partial(stepwise, model, options, labels, seed), network)
+
+
+def stepwise(model, options, labels, seed, call):
+    """The `Drawn` of image 0 by a loop outside of any program, which calls `call(params, x, t, y)`."""
+    sampler = ImageSampler(call, model.process, model.codec, model.network.null_label, options)
+    decoder, params = tensors(model.codec.decoder_variables), tensors(model.network.trainable_variables)
+    shared = params, decoder, tf.nest.map_structure(tf.constant, sampler.controls)
+    return sampler.draw(shared, tf.constant(labels, tf.int32), tf.constant(seed, tf.int64), row=tf.constant([0]))
 
 
 def states_of(draw, network):
