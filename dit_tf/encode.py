@@ -82,6 +82,8 @@ def check_flags(options):
     for name, allowed in (("crop", CROPS), ("precision", PRECISIONS), ("moments_dtype", MOMENTS_DTYPES)):
         if getattr(options, name) not in (None, *allowed):
             raise ValueError(f"--{name} must be one of {', '.join(allowed)}, got {getattr(options, name)!r}.")
+    if options.scaling_factor is not None and options.scaling_factor <= 0:
+        raise ValueError(f"--scaling_factor must be positive, got {options.scaling_factor}.")
     if options.examples_per_shard < 1:
         raise ValueError(f"--examples_per_shard must be at least 1, got {options.examples_per_shard}.")
 

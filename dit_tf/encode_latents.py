@@ -38,8 +38,9 @@ def copy_latents(options, directory):
     vae = options.vae and autoencoder_file.load(options.vae, options.precision, scaling_factor=options.scaling_factor)
     scale = scale_of(options, source, vae, assumed, os.path.join(found, _STATISTICS))
     spec = spec_of(options, source, scale, vae.encoder_sha256() if vae else "")
-    mirrors = ", each with its mirror image" if source.mirrored else ""
-    print(f"{options.from_latents}, {source.title}: latents of {source.count:,} images{mirrors}, {scale}", flush=True)
+    facts = f"latents of {source.count:,} images{', each with its mirror image' if source.mirrored else ''}, {scale}"
+    unknown = "" if vae else "; without --vae it is not known of which autoencoder"
+    print(f"{options.from_latents}, {source.title}: {facts}{unknown}", flush=True)
     if there:  # other flags are told before all is read
         begin(directory, there, dataclasses.replace(spec, classes=there.classes, data_digest=there.data_digest), False)
     classes, digest = survey(source)

@@ -90,6 +90,8 @@ class LightningDit:
             slices = open_safetensors(path, self.side)
             names = ("latents", "latents_flip")[: 1 + self.mirrored]
             labels = as_labels(slices["labels"][start:stop])
+            if len(labels) < stop - start:
+                raise ValueError("it has become shorter while it was read")
             return labels, [as_latents(slices[name][start:stop], 1.0) for name in names]
 
 
@@ -107,8 +109,8 @@ def open_foreign(directory, factor):
     if len(features) + bool(shards) != 1:
         found = ", ".join([*features, *shards[:1]]) or "neither"
         raise ValueError(
-            f"--from_latents={directory} must hold one set of latents, folders *_features and *_labels of numbered .npy "
-            f"files (fast-DiT) or files {_name_of(0, 0)}, ... (LightningDiT), got {found}."
+            f"--from_latents={directory} must hold one set of latents, folders *_features and *_labels of numbered "
+            f".npy files (fast-DiT) or files {_name_of(0, 0)}, ... (LightningDiT), got {found}."
         )
     if shards:
         return LightningDit(directory, shards)
