@@ -60,12 +60,22 @@ def load_for(config, path):
     if not path:
         return None
     vae = load(path, config.precision, config.vae_sha256)
-    if not config.vae_sha256 and vae.latent_scale not in (None, config.latent_scale):
-        raise ValueError(
-            f"--vae={path} has latents of {vae.latent_scale}, the model's have {config.latent_scale}: give the "
-            "autoencoder that the model was trained with."
-        )
+    if not config.vae_sha256:
+        check_scale(vae, path, config.latent_scale)
     return vae
+
+
+def check_scale(vae, path, scale, whose="the model's"):
+    """ValueError where its file says that its latents are scaled in another way than by `scale`.
+
+    Those of a model may be normalised by the mean and deviation of its data, which no autoencoder's file knows.
+    """
+    said = vae.latent_scale
+    by_data = scale.latents_std and said is not None and not said.latents_std
+    if said not in (None, scale) and not by_data:
+        raise ValueError(
+            f"--vae={path} has latents of {said}, {whose} have {scale}: give the autoencoder that they come from."
+        )
 
 
 def scale_or_assumed(vae, path):

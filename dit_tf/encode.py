@@ -1,6 +1,7 @@
 """Turn images into latents on disk, so that training reads them instead of running the autoencoder:
 
     python -m dit_tf.encode --dataset=folder:photos --vae=vae.keras --image_size=256 --output=latents
+    python -m dit_tf.encode --from_latents=features --output=latents
     python -m dit_tf.train  --dataset=latents:latents --model=DiT-B/2
 
 The same command again goes on with the first file that is missing; the files are to the bit those of an unbroken run.
@@ -17,16 +18,16 @@ import os
 
 import numpy as np
 import tensorflow as tf
-import tqdm
 
 from dit_tf import autoencoder_file, flags
 from dit_tf.build import encoder_of
-from dit_tf.config import CROPS, FOLDER_READINGS, PRECISIONS, kind_of
+from dit_tf.config import CROPS, FOLDER_READINGS, PRECISIONS
 from dit_tf.data import latent_spec
 from dit_tf.data.description import opened
-from dit_tf.data.latent_records import ShardWriter, finished_shards, remove_leftovers, shards_of_host
+from dit_tf.data.latent_output import begin, summary, write_missing
 from dit_tf.data.latent_spec import MOMENTS_DTYPES, LatentSpec
 from dit_tf.data.pipeline import examples_in_order, open_dataset
+from dit_tf.encode_latents import copy_latents
 from dit_tf.models.autoencoder_kl import DOWNSCALING
 from dit_tf.models.codec import VaeCodec
 from dit_tf.runtime.distribution import check_batch, compiled_on
@@ -36,6 +37,15 @@ def main(options):
     check_flags(options)
     directory = os.path.expanduser(options.output)
     strategy = flags.strategy_of(options)
+    if options.from_latents:
+        spec, size = copy_latents(options, directory)
+    else:
+        spec, size = encode_images(options, directory, strategy)
+    print(summary(spec, size, options.output))
+
+
+def encode_images(options, directory, strategy):
+    """-> (the `LatentSpec` of what is in the directory then, its size in bytes)."""
     check_batch("--batch_size", options.batch_size, strategy)
     there = latent_spec.read(directory)
     reading = there.folder_reading if there else FOLDER_READINGS[-1]
@@ -46,47 +56,41 @@ def main(options):
     codec = VaeCodec(image_size, vae)
     spec = latent_spec_of(options, images, codec)
     spec = dataclasses.replace(spec, data_digest=source.digest(options.split), folder_reading=reading)
-    prepare(directory, there, spec, options.allow_new_data)
-    spec = latent_spec.read(directory)  # that of version 0.1.0 has no digest
+    spec = begin(directory, there, spec, options.allow_new_data)
 
-    shards = shards_of_host(0, 1, spec.num_shards)
-    finished = finished_shards(directory, spec)
-    remove_leftovers(directory, spec, shards)
     encode = make_encoder(codec, spec, strategy)
     shared = encoder_of(vae)
-    done = sum(spec.examples_in(shard) for shard in shards if shard in finished)
-    total = sum(map(spec.examples_in, shards))
-    with tqdm.tqdm(total=total, initial=done, unit="image", desc="encoding", dynamic_ncols=True) as bar:
-        for shard, batches in missing_shards(source, spec, shards, finished, options.batch_size):
-            with ShardWriter(directory, spec, shard) as writer:
-                for examples, labels, keys in batches:
-                    moments = encode_batch(encode, shared, examples, options.batch_size)
-                    for row in zip(keys, labels, *moments):
-                        writer.write(*row)
-                    bar.update(len(examples))
-    size = tqdm.tqdm.format_sizeof(sum(tf.io.gfile.stat(spec.path(directory, shard)).length for shard in shards), "B")
-    mirrors = ", each with its mirror image" if spec.mirrored else ""
-    print(f"{total} images{mirrors}: {size} in {options.output}")
-    print(f"Next: python -m dit_tf.train --dataset=latents:{options.output}")
+
+    def rows_of(shards):
+        for shard, batches in batches_of_shards(source, spec, shards, options.batch_size):
+            rows = (
+                zip(keys, labels, *encode_batch(encode, shared, examples, options.batch_size))
+                for examples, labels, keys in batches
+            )
+            yield shard, itertools.chain.from_iterable(rows)
+
+    return spec, write_missing(directory, spec, rows_of, "encoding")
 
 
 def check_flags(options):
-    if not options.vae:
+    if not options.vae and not options.from_latents:
         raise ValueError(
             "--vae must be given: `python -m dit_tf.convert --source=sd-vae-ft-ema --output=vae.keras` gets one."
         )
     if not options.output:
         raise ValueError("--output must be given: the directory that the latents go to.")
     for name, allowed in (("crop", CROPS), ("precision", PRECISIONS), ("moments_dtype", MOMENTS_DTYPES)):
-        if getattr(options, name) not in allowed:
+        if getattr(options, name) not in (None, *allowed):
             raise ValueError(f"--{name} must be one of {', '.join(allowed)}, got {getattr(options, name)!r}.")
+    if options.scaling_factor is not None and options.scaling_factor <= 0:
+        raise ValueError(f"--scaling_factor must be positive, got {options.scaling_factor}.")
     if options.examples_per_shard < 1:
         raise ValueError(f"--examples_per_shard must be at least 1, got {options.examples_per_shard}.")
 
 
 def image_size_of(options, images):
     """In pixels, by the rule of train; ValueError where the autoencoder cannot take the images."""
-    if images.vae_sha256:
+    if images.is_latents:
         raise ValueError(f"--dataset must have images to encode; {options.dataset} has latents already.")
     if images.channels != 3:
         raise ValueError(
@@ -117,32 +121,11 @@ def latent_spec_of(options, images, codec):
         vae_sha256=codec.vae.encoder_sha256(),
         precision=options.precision,
         moments_shape=(*codec.input_size, 2 * codec.channels),
-        moments_dtype=options.moments_dtype,
+        moments_dtype=options.moments_dtype or MOMENTS_DTYPES[0],
         mirrored=images.horizontal_flip if options.horizontal_flip is None else options.horizontal_flip,
         examples_per_shard=options.examples_per_shard,
         **dataclasses.asdict(codec.vae.latent_scale),
     )
-
-
-def prepare(directory, there, spec, allow_new_data):
-    """Write spec.json, or make sure that the one that is `there` is the same, but for where the images lie."""
-    if there is None:
-        if tf.io.gfile.glob(os.path.join(directory, "latents-*.tfrecord")):
-            raise ValueError(f"--output={directory} holds latents but no {latent_spec.NAME}; give another directory.")
-        latent_spec.write(directory, spec)
-        return
-    moved = there.data_digest and kind_of(there.dataset) == kind_of(spec.dataset)
-    found = dataclasses.replace(
-        spec, dataset=there.dataset if moved else spec.dataset, data_digest=there.data_digest and spec.data_digest
-    )
-    if allow_new_data and dataclasses.replace(there, data_digest=found.data_digest) == found:
-        latent_spec.write(directory, found)
-    elif found != there:
-        hint = "" if found.data_digest == there.data_digest else "; --allow_new_data where an image was mended"
-        raise ValueError(
-            f"--output={directory} holds other latents ({'; '.join(found.differences(there))}): repeat the command "
-            f"that wrote them, or give another directory{hint}."
-        )
 
 
 def make_encoder(codec, spec, strategy=None):
@@ -164,11 +147,10 @@ def encode_batch(encode, weights, images, batch_size):
     return [moments.numpy()[: len(images)] for moments in encode(weights, tf.constant(images[fill]))]
 
 
-def missing_shards(source, spec, shards, finished, batch_size):
-    """Yields (shard, its batches of images, labels and keys) for the shards that are not finished. Batches end with
-    their shard, so that what is encoded together does not depend on where a run began."""
-    missing = [shard for shard in shards if shard not in finished]
-    for _, group in itertools.groupby(enumerate(missing), lambda pair: pair[1] - pair[0]):
+def batches_of_shards(source, spec, shards, batch_size):
+    """Yields (shard, its batches of images, labels and keys). Batches end with their shard, so that what is encoded
+    together does not depend on where a run began."""
+    for _, group in itertools.groupby(enumerate(shards), lambda pair: pair[1] - pair[0]):
         neighbours = [shard for _, shard in group]  # they are read in one go
         batches = examples_in_order(
             source,

@@ -64,11 +64,11 @@ def evaluate_likelihood(options):
 
 def load_vae(options, config, spec):
     """The autoencoder that images go through before the model sees them; None for stored latents and for pixels."""
-    if spec.vae_sha256 and config.codec != "vae":
+    if spec.is_latents and config.codec != "vae":
         raise ValueError("--dataset has latents, and the model works on pixels: give a data set of images.")
     if spec.vae_sha256 and config.vae_sha256 not in ("", spec.vae_sha256):
         raise ValueError("--dataset has latents of another autoencoder than the model's: give one of the same.")
-    if spec.vae_sha256 or config.codec != "vae":
+    if spec.is_latents or config.codec != "vae":
         return None
     if not options.vae:
         raise ValueError("--vae must be given: the model works on latents, and the data set has images.")

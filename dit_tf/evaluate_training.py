@@ -32,7 +32,7 @@ class TrainingEvaluation:
         """ValueError where the flags do not fit together, before anything is compiled."""
         if config.codec == "vae" and vae is None:
             raise ValueError("--vae must be given with --eval_every: images are scored, and the model draws latents.")
-        if not options.reference and source.spec(config.split).vae_sha256:
+        if not options.reference and source.spec(config.split).is_latents:
             raise ValueError("--reference must be given with --eval_every: the data set has latents and no images.")
         if options.eval_samples < 1:
             raise ValueError(f"--eval_samples must be at least 1, got {options.eval_samples}.")

@@ -75,7 +75,7 @@ def train(options, strategy, resources, stop_request, train_step=None):
         check_same_run(config, spec.classes, checkpoints, options.resume_with, options.allow_new_data)
         check_same_run(config, spec.classes, snapshots, RESUMABLE, allow_new_data=True)
         trainer = build.make_trainer(
-            config, model, None if spec.vae_sha256 else vae,  # stored latents are encoded already
+            config, model, None if spec.is_latents else vae,  # stored latents are encoded already
             train_step,
             stop_step=options.train_steps, steps_per_execution=options.steps_per_execution, jit=options.xla,
             max_bad_steps=options.max_bad_steps, remat=options.remat, scan_blocks=options.scan_blocks,
@@ -127,10 +127,12 @@ def load_vae(options, spec):
     """The autoencoder of --vae, None where it is not given."""
     if not options.vae:
         return None
-    factor = None if spec.vae_sha256 else options.scaling_factor
+    factor = None if spec.is_latents else options.scaling_factor
     vae = autoencoder_file.load(options.vae, options.precision, spec.vae_sha256, factor)
-    if not spec.vae_sha256:
+    if not spec.is_latents:
         autoencoder_file.scale_or_assumed(vae, options.vae)
+    elif not spec.vae_sha256:
+        autoencoder_file.check_scale(vae, options.vae, spec.latent_scale, f"{options.dataset}'s")
     return vae
 
 

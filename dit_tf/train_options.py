@@ -16,7 +16,7 @@ _EVERY = (
 def run_config(options, spec, vae):
     """Flags, data set and autoencoder -> RunConfig: what is left open by the flags comes from the data set."""
     flagged = {f.name: getattr(options, f.name) for f in dataclasses.fields(RunConfig) if hasattr(options, f.name)}
-    latents = bool(spec.vae_sha256)
+    latents = spec.is_latents
     if options.haar and (latents or vae is not None):
         raise ValueError("--haar goes with pixels: leave out --vae, and give a data set of images.")
     if vae is not None and spec.channels != 3:
@@ -37,7 +37,7 @@ def run_config(options, spec, vae):
             channels=spec.channels,
             num_classes=spec.num_classes,
             codec="vae" if latents or vae is not None else "haar" if options.haar else "pixels",
-            vae_sha256=spec.vae_sha256 or (vae.encoder_sha256() if vae is not None else ""),
+            vae_sha256=spec.vae_sha256 if latents or vae is None else vae.encoder_sha256(),
             init_from="",
             **scale.fields,
         )
@@ -46,7 +46,7 @@ def run_config(options, spec, vae):
 
 def scale_of(options, spec, vae):
     """How latents are scaled: as those that are stored, or as the autoencoder's file or --scaling_factor says."""
-    if not spec.vae_sha256 and vae is None:
+    if not spec.is_latents and vae is None:
         if options.scaling_factor is not None:
             raise ValueError(f"--scaling_factor goes with --vae, got {options.scaling_factor} without it.")
         return LatentScale()

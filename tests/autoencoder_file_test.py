@@ -12,7 +12,9 @@ from safetensors.numpy import save_file
 from dit_tf import autoencoder_file, build, convert, encode, flags
 from dit_tf.config import RunConfig
 from dit_tf.data import latent_spec
+from dit_tf.data.class_names import numbered
 from dit_tf.data.latent_records import LatentSource
+from dit_tf.data.source import DatasetSpec
 from dit_tf.latent_scale import LatentScale
 from dit_tf.pretrained.vae_map import LAYOUTS, weight_map
 from dit_tf.runtime import model_file
@@ -114,8 +116,7 @@ def test_latents_and_models_of_them_have_it(converted, parse, tmp_path, more, sc
 
 
 def test_a_training_on_images_has_that_of_its_autoencoder(converted, parse):
-    options, spec = parse(flags.define_train), types.SimpleNamespace(vae_sha256="", latent_scale=None, channels=3)
-    spec.__dict__.update(horizontal_flip=True, classes=None, num_classes=2, image_size=8)
+    options, spec = parse(flags.define_train), DatasetSpec(9, 8, 3, numbered(2), horizontal_flip=True)
     assert run_config(options, spec, autoencoder_file.load(str(converted))).latent_scale == XL
     options.scaling_factor = 0.3
     with pytest.raises(ValueError, match="--scaling_factor goes with --vae, got 0.3 without it"):
@@ -131,6 +132,8 @@ def test_another_autoencoder_than_the_models_is_refused(converted):
     assert autoencoder_file.load_for(known, str(converted)).encoder_sha256() == known.vae_sha256
     assert autoencoder_file.load_for(dataclasses.replace(config, scaling_factor=0.13025), str(converted)) is not None
     assert autoencoder_file.load_for(config, None) is None
+    by_data = dataclasses.replace(config, scaling_factor=1.0, **LISTS)  # which says nothing about the autoencoder
+    assert autoencoder_file.load_for(by_data, str(converted)) is not None
 
 
 def test_files_of_before_are_as_they_were():

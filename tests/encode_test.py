@@ -165,6 +165,7 @@ def test_a_directory_of_other_latents_is_refused(run, photos):
         ("--crop=wide", "--crop must be one of fast, pil, got 'wide'"),
         ("--precision=half", "--precision must be one of float32, bfloat16, got 'half'"),
         ("--moments_dtype=float16", "--moments_dtype must be one of bfloat16, float32, got 'float16'"),
+        ("--scaling_factor=-1", "--scaling_factor must be positive, got -1.0"),
         ("--examples_per_shard=0", "--examples_per_shard must be at least 1, got 0"),
         ("--batch_size=0", "--batch_size must be a positive multiple"),
         ("--image_size=20", "--image_size must be divisible by 8"),

@@ -10,7 +10,7 @@ def opened(source, split):
 
 def description(source, split, spec):
     """Images, classes, channels, sizes, and what was skipped and why."""
-    kind = "latents of images" if spec.vae_sha256 else f"image{'s' * (spec.num_examples != 1)}"
+    kind = "latents of images" if spec.is_latents else f"image{'s' * (spec.num_examples != 1)}"
     parts = [f"{spec.num_examples:,} {kind}", _classes(spec)]
     parts.append(f"{spec.channels} channel{'s' * (spec.channels != 1)}")
     parts.append(_sizes(source.sides(split), spec.num_examples))

@@ -28,7 +28,7 @@ class LatentSpec:
     """What the latents of one directory are.
 
     image_size, crop: of the images, in pixels and as in config.CROPS; split is that of `dataset`.
-    vae_sha256, precision: of the encoder, its weights and the type of its products.
+    vae_sha256, precision: of the encoder, its weights and the type of its products; empty: not known.
     scaling_factor, shift_factor, latents_mean, latents_std: how a draw from the posterior is to be scaled, see
         `LatentScale`; the moments are not scaled.
     moments_shape, moments_dtype: of a record's array, (h, w, 8) and one of MOMENTS_DTYPES.
@@ -63,9 +63,9 @@ class LatentSpec:
             raise ValueError(f"moments_dtype must be one of {', '.join(MOMENTS_DTYPES)}, got {self.moments_dtype!r}")
         if len(self.moments_shape) != 3 or min(self.moments_shape) < 1:
             raise ValueError(f"moments_shape must be three positive sizes, got {self.moments_shape}")
-        for name, pattern in (("vae_sha256", "[0-9a-f]{64}"), ("data_digest", "([0-9a-f]{64})?")):
-            if not re.fullmatch(pattern, getattr(self, name)):
-                raise ValueError(f"{name} must be 64 hexadecimal digits, got {getattr(self, name)[:80]!r}")
+        for name in ("vae_sha256", "data_digest"):
+            if not re.fullmatch("([0-9a-f]{64})?", getattr(self, name)):
+                raise ValueError(f"{name} must be 64 hexadecimal digits or empty, got {getattr(self, name)[:80]!r}")
         if self.folder_reading not in FOLDER_READINGS:
             raise ValueError(f"folder_reading must be one of {FOLDER_READINGS}, got {self.folder_reading}")
         for name, value in dataclasses.asdict(self.latent_scale).items():

@@ -135,7 +135,7 @@ def first_damaged(source, split, seed, image_size, first, count, crop="fast"):
 def real_images(source, split):
     """A whole split for scoring, in the order it is stored: images uint8 (M, H, H, C) and labels int64 (M,)."""
     spec = source.spec(split)
-    if spec.image_size is None or spec.vae_sha256:
+    if spec.image_size is None or spec.is_latents:
         raise ValueError(f"--dataset={source.name} must have square images of one size to be scored by pixels.")
     whole = examples_in_order(source, split, image_size=spec.image_size, batch_size=spec.num_examples)
     images, labels, _ = next(whole)

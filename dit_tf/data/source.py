@@ -17,8 +17,8 @@ class DatasetSpec:
     image_size: side in pixels; None where images vary or are not square.
     classes: what the labels 0..K-1 mean.
     horizontal_flip: whether a mirrored image is as good an image of its class.
-    vae_sha256: of latents, the encoder that made them; empty where the examples are images.
-    latent_scale: of latents, how a draw from their posterior is scaled.
+    vae_sha256: of latents, the encoder that made them; empty where it is not known, and where the examples are images.
+    latent_scale: of latents, how a draw from their posterior is scaled; None where the examples are images.
     """
 
     num_examples: int
@@ -32,6 +32,10 @@ class DatasetSpec:
     @property
     def num_classes(self):
         return len(self.classes)
+
+    @property
+    def is_latents(self):
+        return self.latent_scale is not None
 
 
 class Source(typing.Protocol):

@@ -22,7 +22,7 @@ class SourceImages:
         self._title = f"{flag}={source.name}"
         with _reworded(flag, source.name):
             self._spec = source.spec(split)
-        if self._spec.vae_sha256:
+        if self._spec.is_latents:
             raise ValueError(_of_latents(self._title))
         if image_size is None:
             image_size = self._spec.image_size or otherwise

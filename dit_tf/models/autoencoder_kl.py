@@ -17,7 +17,7 @@ from dit_tf.models.autoencoder_layers import parts_of
 DOWNSCALING = 8  # pixels per latent, along either side
 LATENT_CHANNELS = 4
 
-_LOGVAR_RANGE = (-30.0, 20.0)
+LOGVAR_RANGE = (-30.0, 20.0)
 
 # Attention as a whole, because KerasCV's takes its softmax in the type of its products; and the ends, which would round
 # a result to 8 bits. Together they are a hundredth of the work on 256 x 256 pixels.
@@ -110,7 +110,7 @@ class AutoencoderKL(keras.Model):
             raise ValueError(f"Height and width of images must be divisible by {DOWNSCALING}, got {height}x{width}.")
         moments = _in_slices(self.encoder, images, self.pixels_at_once // (height * width))  # (N, h, w, 8)
         mean, logvar = tf.split(moments, 2, axis=-1)
-        return Posterior(mean, tf.clip_by_value(logvar, *_LOGVAR_RANGE))
+        return Posterior(mean, tf.clip_by_value(logvar, *LOGVAR_RANGE))
 
     def decode(self, latents):
         """(N, h, w, 4) float32, not scaled -> (N, H, W, 3) float32, near [-1, 1] but not clipped to it."""

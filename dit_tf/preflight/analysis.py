@@ -26,7 +26,7 @@ def configuration(options):
     """Flags -> (the RunConfig that train would have, whether its step encodes images with the autoencoder)."""
     spec = data_of(options)
     config = run_config(options, spec, _Unread() if options.vae else None)
-    return config, bool(options.vae) and not spec.vae_sha256
+    return config, bool(options.vae) and not spec.is_latents
 
 
 class _Unread:

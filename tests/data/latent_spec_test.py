@@ -38,7 +38,7 @@ def test_differences_are_listed():
     [
         dict(num_examples=0), dict(num_examples="45"), dict(num_examples=True), dict(num_examples=2**64),
         dict(examples_per_shard=-1), dict(moments_dtype="float16"), dict(moments_shape=[2, 2]),
-        dict(moments_shape=[2, 2, 8.0]), dict(moments_shape=[2, 2, 0]), dict(vae_sha256=""), dict(mirrored=1),
+        dict(moments_shape=[2, 2, 8.0]), dict(moments_shape=[2, 2, 0]), dict(vae_sha256="ab"), dict(mirrored=1),
         dict(classes={"names": []}), dict(classes=None), dict(scaling_factor=None), dict(unknown=1),
     ],
 )  # fmt: skip
