@@ -14,7 +14,7 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
-from tests.commands import Command, run_command
+from tests.commands import CLOSED_PROXY, Command, run_command
 
 _SECONDS = 60  # until the page answers, on a busy machine
 _QUIET = (
@@ -28,7 +28,7 @@ def page_process(trained):
     """(the process of the page, its address)."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    process = Command("dit_tf.app", f"--workdir={trained}", f"--port={port}")
+    process = Command("dit_tf.app", f"--workdir={trained}", f"--port={port}", environment=CLOSED_PROXY)
     try:
         assert f"http://127.0.0.1:{port}" in process.line("")
         yield process, f"http://127.0.0.1:{port}"

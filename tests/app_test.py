@@ -15,9 +15,9 @@ from dit_tf import build, flags, sample
 from dit_tf.app import __main__ as app
 from dit_tf.app.checkpoint import Checkpoint, captions_of
 from dit_tf.app.request import IMAGE, Request, checked, class_flag
-from dit_tf.app.states import states_of
 from dit_tf.config import RunConfig
 from dit_tf.data.class_names import UNLABELLED, ClassTable, imagenet
+from dit_tf.inference.states import states_of, stepwise
 from dit_tf.runtime.seeds import RowSeeds, Stream
 from dit_tf.samplers.loop import run_steps
 from dit_tf.samplers.options import SAMPLERS_OF, SamplerOptions
@@ -67,7 +67,8 @@ def test_the_way_leads_from_the_noise_of_the_seed_to_the_image(checkpoint, pictu
     noise = RowSeeds(tf.constant(5, tf.int64), tf.constant([0])).normal(Stream.START, (8, 8, 1))[0]
     np.testing.assert_array_equal(pictures["noise"], np.clip(127.5 * noise + 128, 0, 255).astype(np.uint8))
     network = tf.function(build.call_of(build.load_model(str(trained))))
-    end = checkpoint.stepwise(_REQUEST, network).images[0].numpy()
+    options = SamplerOptions("ddim", 6, cfg_scale=2.0)
+    end = stepwise(checkpoint._model, options, [7], 5, network).images[0].numpy()
     # One grey level: outside of the program the same sums are made in another order.
     assert np.abs(end.astype(int) - pictures[IMAGE]).max() <= 1
 

@@ -21,6 +21,11 @@ _forkserver = multiprocessing.get_context("forkserver")
 _forkserver.set_forkserver_preload(["dit_tf.build", "dit_tf.flags", "dit_tf.report.page"])
 
 
+# Of the environment: whoever asks a proxy gets no answer.
+CLOSED_PROXY = {name: "http://127.0.0.1:9" for name in ("http_proxy", "https_proxy", "all_proxy")}
+CLOSED_PROXY |= {name.upper(): address for name, address in CLOSED_PROXY.items()} | {"no_proxy": "", "NO_PROXY": ""}
+
+
 class Command:
     """`python -m *arguments`, begun; also a file, NAME.py, or "-c" and a text. As a subprocess.Popen with pipes for
     text, whose methods have these names.

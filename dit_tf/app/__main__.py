@@ -30,6 +30,7 @@ def main(options):
     page = gradio_page.make_page(source(options))
     address = f"http://{options.host}:{options.port}"
     try:
+        bypass_proxies(options.host)
         gradio_page.launch(page, options.host, options.port)
     except OSError as error:
         raise ValueError(
@@ -45,6 +46,13 @@ def main(options):
         end.daemon = True
         end.start()
         raise
+
+
+def bypass_proxies(host):
+    """Gradio asks its own page by HTTP once, which a proxy of the environment would not find."""
+    for name in ("no_proxy", "NO_PROXY"):
+        known = [part for part in os.environ.get(name, "").split(",") if part]
+        os.environ[name] = ",".join(dict.fromkeys([*known, "localhost", "127.0.0.1", "::1", host]))
 
 
 def import_page():

@@ -25,7 +25,7 @@ def define_query(values):
     """How images are drawn from a served model, through TensorFlow Serving's gRPC or REST. While the server is
     unavailable it is asked again; any other refusal ends the query. An interrupted query goes on."""
     define, o = Definer(values), SamplerOptions()
-    define.string("server", None, "grpc://HOST:8500, http://HOST:8501 or https://HOST:PORT.")
+    define.string("server", None, "grpc://HOST:8500, http://HOST:8501 or https://HOST:PORT, these two with a path if need be.")
     define.string("model", "dit", "The name that --server knows the model by.")
     define.integer("model_version", None, "Its version; default: the newest when the query begins.")
     define.list("labels", None, "Classes by number, name or id, e.g. 207,daisy,n01440764; image i gets label i, round.")
@@ -33,7 +33,7 @@ def define_query(values):
     define.integer("num_samples", None, "How many; default: one per label. Without --labels they are random.")
     define.float("cfg_scale", o.cfg_scale, "Classifier-free guidance; 1: none.")
     define.seed("Image i has the seed --seed + i: it is image 0 of sample with that --seed.")
-    define.integer("batch_size", 8, "Rows of a request; not more than the last of export's --batch_sizes.")
+    define.integer("batch_size", 8, "Rows of a request; where the server takes fewer, as many as it takes.")
     define.float("deadline", 120.0, "Seconds that a request may take, with all its tries.")
     define.string("output", "samples.png", "A .png grid, or an .npz as ADM's evaluator reads it.")
 

@@ -8,6 +8,7 @@ import tqdm
 
 import dit_tf
 from dit_tf import build
+from dit_tf.data.class_names import UNLABELLED
 from dit_tf.inference import likelihood as likelihoods
 from dit_tf.inference.averages import Average, averaged
 from dit_tf.inference.scoring import Scoring, make_evaluator
@@ -61,6 +62,8 @@ class TrainedModel:
         single = isinstance(labels, (str, int, np.integer))
         texts = [str(label) for label in ([labels] if single else labels)]
         null_label = self.network.null_label
+        if self.classes == UNLABELLED and set(texts) == {"0"}:  # the label that its images have
+            return np.zeros(count or len(texts), np.int64)
         found = [self.classes.find(text, flag="labels", null_label=null_label) for text in texts]
         return np.resize(np.array(found, np.int64), count or len(found))
 

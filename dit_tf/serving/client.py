@@ -6,6 +6,7 @@
 Image i follows from row i alone: it is image 0 of `dit_tf.sample` with that label, seed and scale.
 """
 
+import re
 import urllib.parse
 
 import numpy as np
@@ -14,12 +15,15 @@ from dit_tf.serving.grpc_protocol import GrpcProtocol
 from dit_tf.serving.rest_protocol import RestProtocol
 from dit_tf.serving.retries import Refused, answer_of
 
+# What our rule says, and TensorFlow Serving where it makes batches itself.
+_MOST_ROWS = re.compile(r"(?:must have from 1 to|larger than maximum input batch size) (\d+)")
 _PORTS = {"grpc": 8500, "http": 8501, "https": 8501}  # TensorFlow Serving's own
 
 
 def connect(server, model, version=None, deadline=120.0):
-    """A `ServedImages`. server: grpc://HOST:PORT, http://HOST:PORT or https://HOST:PORT; version: a number, or None for
-    what the server has as the newest; deadline: seconds that one request may take, with all its tries.
+    """A `ServedImages`. server: grpc://HOST:PORT, http://HOST:PORT or https://HOST:PORT, the last two with the path
+    that the server is behind, if it is; version: a number, or None for what the server has as the newest; deadline: seconds
+    that one request may take, with all its tries.
 
     Nothing is asked yet. ValueError where the address is none, or gRPC is not installed.
     """
@@ -28,13 +32,19 @@ def connect(server, model, version=None, deadline=120.0):
         host, port = parts.hostname, parts.port
     except ValueError:
         parts, host, port = urllib.parse.urlsplit(""), None, None
-    if parts.scheme not in _PORTS or not host or parts.username or parts.path.strip("/") or parts.query:
+    prefix = parts.path.rstrip("/")
+    if parts.scheme not in _PORTS or not host or parts.username or parts.query or parts.fragment:
         raise ValueError(f"--server must be grpc://HOST:PORT, http://HOST:PORT or https://HOST:PORT, got {server!r}.")
+    if "/v1/models" in prefix:
+        raise ValueError(f"--server must end before /v1/models, and --model name the model, got {server!r}.")
+    if prefix and parts.scheme == "grpc":
+        way_out = "a server behind one is asked by http"
+        raise ValueError(f"--server=grpc://HOST:PORT has no path: {way_out}, got {server!r}.")
     host = f"[{host}]" if ":" in host else host
     address = f"{host}:{_PORTS[parts.scheme] if port is None else port}"
     if parts.scheme == "grpc":
         return ServedImages(GrpcProtocol(address, model, version), server, deadline)
-    return ServedImages(RestProtocol(parts.scheme, address, model, version), server, deadline)
+    return ServedImages(RestProtocol(parts.scheme, address, model, version, prefix), server, deadline)
 
 
 class ServedImages:
@@ -43,10 +53,29 @@ class ServedImages:
 
     def __init__(self, protocol, server, deadline):
         self._protocol, self._server, self._deadline = protocol, server, deadline
+        self._most = None  # rows of a request, once the server has said so
 
     def images(self, labels, seeds, cfg_scales):
-        """uint8 (N, H, W, C): image i is that of labels[i], seeds[i] and cfg_scales[i], N each, in one request."""
-        rows = dict(label=_rows(labels, np.int64), seed=_rows(seeds, np.int64), cfg_scale=_rows(cfg_scales, np.float32))
+        """uint8 (N, H, W, C): image i is that of labels[i], seeds[i] and cfg_scales[i], N each. In one request, or in
+        as many as the server's export asks for. ValueError for columns that are not (N,), and labels and seeds that are
+        no whole numbers."""
+        rows = dict(
+            label=_rows("labels", labels, np.int64), seed=_rows("seeds", seeds, np.int64),
+            cfg_scale=_rows("cfg_scales", cfg_scales, np.float32),
+        )  # fmt: skip
+        if self._most is None:
+            try:
+                return self._images(rows)
+            except Refused as error:
+                found = _MOST_ROWS.search(str(error))
+                if not found or int(found[1]) >= len(rows["label"]):
+                    raise
+                self._most = int(found[1])
+        places = range(0, len(rows["label"]), self._most)
+        parts = [{name: column[i : i + self._most] for name, column in rows.items()} for i in places]
+        return np.concatenate([self._images(part) for part in parts])
+
+    def _images(self, rows):
         images = self._answer(self._protocol.images, rows)
         if images.dtype != np.uint8 or images.ndim != 4 or len(images) != len(rows["label"]):
             raise self._stranger(f"images of {images.dtype} {images.shape} for {len(rows['label'])} rows")
@@ -77,7 +106,7 @@ class ServedImages:
 
     def _describe(self, labels):
         """Names, ids and numbers of classes: lists as long as that of the labels."""
-        labels = _rows(labels, np.int64)
+        labels = _rows("labels", labels, np.int64)
         answer = self._answer(self._protocol.classes, dict(label=labels))
         sizes = [len(values) for values in answer]
         if sizes != [len(labels)] * 3:
@@ -99,5 +128,12 @@ class ServedImages:
         return ValueError(f"--server={self._server} must serve a model of dit_tf.export, got {got}.")
 
 
-def _rows(values, dtype):
-    return np.asarray(list(values), dtype)
+def _rows(name, values, dtype):
+    """(N,) of the type that the signature has; ValueError where a number would become another."""
+    column = np.asarray(values if isinstance(values, np.ndarray) else list(values))
+    if column.ndim != 1:
+        raise ValueError(f"{name} must be a list of N numbers, got shape {column.shape}.")
+    if column.size and column.dtype.kind not in ("iu" if dtype is np.int64 else "iuf"):
+        kind = "whole numbers" if dtype is np.int64 else "numbers"
+        raise ValueError(f"{name} must be {kind}, got {column.dtype}.")
+    return column.astype(dtype)

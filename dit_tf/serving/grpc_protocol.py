@@ -10,6 +10,8 @@ _OPTIONS = {
     # The sizes of messages follow from the rows of a request, which the model bounds.
     "grpc.max_send_message_length": -1,
     "grpc.max_receive_message_length": -1,
+    # The address is what a user has named, as by REST: a proxy for web pages, which most are, would refuse it.
+    "grpc.enable_http_proxy": 0,
     # A server that is starting is found soon: gRPC would wait up to two minutes before it looks again.
     "grpc.initial_reconnect_backoff_ms": 100,
     "grpc.min_reconnect_backoff_ms": 100,

@@ -21,10 +21,11 @@ _CONNECTIONS = {"http": http.client.HTTPConnection, "https": http.client.HTTPSCo
 class RestProtocol:
     """Every question has so many seconds. Late, Unavailable or Refused where there is no answer."""
 
-    def __init__(self, scheme, address, model, version=None):
-        """scheme: http or https; address: HOST:PORT."""
+    def __init__(self, scheme, address, model, version=None, prefix=""):
+        """scheme: http or https; address: HOST:PORT; prefix: of the paths, where the server is behind one. No proxy is
+        asked."""
         self._kind, self._address = _CONNECTIONS[scheme], address
-        self._path = f"/v1/models/{urllib.parse.quote(model, safe='')}"
+        self._path = f"{prefix}/v1/models/{urllib.parse.quote(model, safe='')}"
         if version is not None:
             self._path += f"/versions/{version}"
 

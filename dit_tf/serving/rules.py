@@ -18,8 +18,9 @@ class Rules:
     last_time: float
 
     def check_rows(self, **columns):
-        """The columns (N,) of one request, as they are; InvalidArgumentError unless they have as many rows each, from 1
-        to max_batch_size."""
+        """The columns of one request, as they are; InvalidArgumentError unless they have the rank that their signature
+        says, and as many rows each, from 1 to max_batch_size."""
+        columns = _of_their_rank(columns)
         (first, head), *others = columns.items()
         rows = tf.shape(head)[0]
         rules = [
@@ -60,6 +61,22 @@ class Rules:
         allowed = tf.reduce_all(tf.math.is_finite(x))
         (x,) = _held([(allowed, "x must be finite, the largest magnitude is", tf.reduce_max(tf.abs(x)))], x)
         return x
+
+
+def _of_their_rank(columns):
+    """The same, checked while the graph runs: a server does not hold what it is given against the signature, and so
+    what is known of shapes is forgotten before it is asked for."""
+    given = {name: tf.raw_ops.PlaceholderWithDefault(input=c, shape=None) for name, c in columns.items()}
+    rules = []
+    for name, column in columns.items():
+        sizes = ", ".join(["N", *map(str, column.shape[1:])])
+        shape = f"({sizes})" if column.shape.rank > 1 else "(N,)"
+        allowed = tf.equal(tf.rank(given[name]), column.shape.rank)
+        rules.append((allowed, f"{name} must have shape {shape}, got", tf.shape(given[name])))
+    checked = dict(zip(columns, _held(rules, *given.values())))
+    for name, column in columns.items():
+        checked[name].set_shape(column.shape)
+    return checked
 
 
 def _held(rules, *tensors):

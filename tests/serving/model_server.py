@@ -25,6 +25,7 @@ import grpc  # noqa: E402
 import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 from google.protobuf import json_format  # noqa: E402
+from tensorflow.core.protobuf import config_pb2  # noqa: E402
 from tensorflow_serving.apis import get_model_metadata_pb2, predict_pb2, prediction_service_pb2_grpc  # noqa: E402
 
 _SIGNATURES = "signature_def"
@@ -50,7 +51,16 @@ class Model:
         self._session = tf.compat.v1.Session(graph=graph)
         with graph.as_default():
             loaded = tf.compat.v1.saved_model.load(self._session, ["serve"], directory)
+        self._programs = {}  # {id of a signature: its outputs as a function of its inputs}
         self.signatures = {name: s for name, s in loaded.signature_def.items() if not name.startswith("__")}
+
+    def _program(self, signature):
+        """As C++ runs it: what is fed is not held against the shapes of placeholders, as Python's run does."""
+        if id(signature) in self._programs:
+            return self._programs[id(signature)]
+        feed, fetch = ([info.name for info in infos.values()] for infos in (signature.inputs, signature.outputs))
+        options = config_pb2.CallableOptions(feed=feed, fetch=fetch)
+        return self._programs.setdefault(id(signature), self._session._make_callable_from_options(options))
 
     def check(self, name, version):
         """version: None is the newest."""
@@ -70,9 +80,8 @@ class Model:
         for name, array in inputs.items():
             if array.dtype != tf.as_dtype(signature.inputs[name].dtype):
                 raise Failure("INVALID_ARGUMENT", f"{name} has another dtype, got {array.dtype}")
-        fetches = {name: info.name for name, info in signature.outputs.items()}
         try:
-            return self._session.run(fetches, {signature.inputs[name].name: array for name, array in inputs.items()})
+            return dict(zip(signature.outputs, self._program(signature)(*(inputs[name] for name in signature.inputs))))
         except tf.errors.OpError as error:
             code = grpc_code(error.error_code).name
             raise Failure(code, error.message.removeprefix("Graph execution error:").strip()) from error

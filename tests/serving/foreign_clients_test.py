@@ -1,0 +1,153 @@
+"""Requests as other programs and networks send them: behind a proxy or a path, of other shapes, too many at once; and
+the pages' examples as they stand there."""
+
+import contextlib
+import http.client
+import http.server
+import json
+import pathlib
+import re
+import textwrap
+import threading
+
+import grpc
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+
+from dit_tf.serving.client import connect
+from tests.commands import CLOSED_PROXY, run_command
+
+_PAGE = pathlib.Path(__file__).parents[2] / "docs" / "serving.md"
+_ROWS = dict(labels=[3, 1], seeds=[0, 1], cfg_scales=[1.5, 1.5])
+
+
+@pytest.fixture(scope="module")
+def images(clients):
+    return clients["grpc"].images(**_ROWS)
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+def test_a_proxy_of_the_environment_is_not_asked(server, tmp_path, protocol):
+    arguments = [f"--server={server.addresses[protocol]}", "--labels=3,1", f"--output={tmp_path}/s.npz"]
+    done = run_command("dit_tf.query", *arguments, "--deadline=20", environment=CLOSED_PROXY)
+    assert done.returncode == 0, done.stderr
+
+
+@contextlib.contextmanager
+def behind(address, prefix):
+    """The address of a server that gives what lies below a path to another."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            assert self.path.startswith(prefix + "/v1/")
+            connection = http.client.HTTPConnection(address.removeprefix("http://"))
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            connection.request(self.command, self.path.removeprefix(prefix), body, dict(self.headers))
+            answer = connection.getresponse()
+            content = answer.read()
+            self.send_response(answer.status)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        do_GET, log_message = do_POST, lambda *_: None
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as found:
+        threading.Thread(target=found.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{found.server_port}{prefix}"
+        found.shutdown()
+
+
+def test_a_server_may_be_behind_a_path(server, images):
+    with behind(server.addresses["http"], "/models/of/ours") as address:
+        for written in (address, f"{address}/"):
+            served = connect(written, "dit")
+            np.testing.assert_array_equal(served.images(**_ROWS), images)
+            assert len(served.classes()[0]) == 10
+
+
+@pytest.mark.parametrize("address, rule", [
+    ("http://localhost/v1/models/dit", "--server must end before /v1/models, and --model name the model"),
+    ("grpc://localhost:8500/dit", "--server=grpc://HOST:PORT has no path: a server behind one is asked by http"),
+])  # fmt: skip
+def test_other_paths_are_refused_with_the_way_out(address, rule):
+    with pytest.raises(ValueError, match=rule):
+        connect(address, "dit")
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+def test_more_rows_than_the_export_takes_are_asked_for_in_parts(server, protocol):
+    """It takes 64: see tests/exported.py."""
+    served, count = connect(server.addresses[protocol], "dit"), 70
+    rows = dict(labels=np.arange(count) % 10, seeds=range(count), cfg_scales=[1.0] * count)
+    found = served.images(**rows)
+    assert len(found) == count
+    one = connect(server.addresses[protocol], "dit").images([9], [9], [1.0])
+    assert np.abs(found[9].astype(int) - one[0]).max() <= 1  # another batch, another order of sums
+    assert served._most == 64
+
+
+@pytest.mark.parametrize("columns, rule", [
+    (dict(labels=[[3], [1]]), "labels must be a list of N numbers, got shape .2, 1."),
+    (dict(labels=[3.5, 1.0]), "labels must be whole numbers, got float64"),
+    (dict(seeds=["0", "1"]), "seeds must be whole numbers"),
+    (dict(cfg_scales=[[1.5, 1.5]]), "cfg_scales must be a list of N numbers, got shape .1, 2."),
+])  # fmt: skip
+def test_the_client_sends_no_other_types(clients, columns, rule):
+    with pytest.raises(ValueError, match=rule):
+        clients["grpc"].images(**_ROWS | columns)
+    assert clients["grpc"].images(np.int32([3, 1]), np.uint8([0, 1]), [1, 2]).shape[0] == 2
+
+
+@pytest.mark.parametrize("signature, changes, rule", [
+    ("serving_default", dict(label=np.int64([[3], [1]])), r"label must have shape \(N,\), got\D*2 1"),
+    ("serving_default", dict(seed=np.int64(3)), r"seed must have shape \(N,\), got"),
+    ("png", dict(cfg_scale=np.float32([[1.5, 1.5]])), r"cfg_scale must have shape \(N,\), got\D*1 2"),
+    ("denoise", dict(x=np.zeros((2, 8, 8), np.float32)), r"x must have shape \(N, 8, 8, 1\), got\D*2 8 8"),
+    ("classes", dict(label=np.int64([[3]])), r"label must have shape \(N,\), got\D*1 1"),
+])  # fmt: skip
+def test_the_graph_refuses_other_shapes_in_our_words(server, signature, changes, rule):
+    """A server of C++ does not hold them against the signature."""
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name, request.model_spec.signature_name = "dit", signature
+    inputs = dict(label=np.int64([3, 1]), seed=np.int64([0, 1]), cfg_scale=np.float32([1.5, 1.5]))
+    if signature == "denoise":
+        inputs = dict(label=inputs["label"], t=np.float32([5, 5]))
+    elif signature == "classes":
+        inputs = {}
+    for name, value in (inputs | changes).items():
+        request.inputs[name].CopyFrom(tf.make_tensor_proto(value))
+    address = server.addresses["grpc"].removeprefix("grpc://")
+    with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
+        with pytest.raises(grpc.RpcError) as error:
+            prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict(request, timeout=60)
+    assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT and re.search(rule, error.value.details())
+
+
+def examples():
+    """{what it imports first: a block of Python of the page}."""
+    blocks = re.findall(r"(?:^    .*\n|^\n)+", _PAGE.read_text(), re.M)
+    code = [textwrap.dedent(block).strip() for block in blocks]
+    return {text.split("\n")[0]: text for text in code if re.match(r"(import|from) ", text)}
+
+
+@pytest.mark.parametrize("first", examples())
+def test_the_pages_examples_draw_as_they_stand_there(first, exported, server, images, tmp_path, monkeypatch):
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "dit").symlink_to(pathlib.Path(exported).parent)
+    monkeypatch.chdir(tmp_path)
+    place, scope = f"models/dit/{pathlib.Path(exported).name}", {}
+    code = examples()[first].replace("grpc://localhost:8500", server.addresses["grpc"])
+    exec(code.replace("models/dit/1", place), scope)
+    assert np.abs(np.asarray(scope["images"]).astype(int) - images).max() <= 1
+    assert len(examples()) == 3
+
+
+def test_the_pages_rest_question_is_answered(server, images):
+    question = re.search(r"curl \$model:predict -d '({\"inputs\".*})'", _PAGE.read_text())[1]
+    connection = http.client.HTTPConnection(server.addresses["http"].removeprefix("http://"))
+    connection.request("POST", "/v1/models/dit:predict", question)
+    answer = json.loads(connection.getresponse().read())
+    assert np.abs(np.array(answer["outputs"]) - images.astype(int)).max() <= 1
