@@ -14,7 +14,7 @@ from dit_tf.samplers.labels import LABEL_POLICIES
 from dit_tf.samplers.options import DEFAULT_STEPS, SAMPLERS, SOLVERS_OF, SamplerOptions
 from dit_tf.samplers.sde import DIFFUSIONS, LAST_STEPS
 
-_PATHS = ("workdir", "dataset", "from_latents", "weights", "vae", "samples", "reference", "output")
+_PATHS = ("workdir", "dataset", "from_latents", "init_from", "weights", "vae", "samples", "reference", "output")
 IMAGES = "an .npz or .npy, a folder of PNG or JPEG files, or a data set: digits, a TensorFlow Datasets name, folder:DIR"
 
 
