@@ -20,10 +20,12 @@ import tensorflow as tf
 from absl import flags
 from machine import print_machine
 
-from dit_tf import build, export
+from dit_tf import build
 from dit_tf.config import RunConfig
 from dit_tf.data.class_names import numbered
 from dit_tf.flags import run
+from dit_tf.inference import exporting
+from dit_tf.inference.trained_model import TrainedModel
 from dit_tf.models.autoencoder_kl import AutoencoderKL
 from dit_tf.samplers.options import SamplerOptions
 from dit_tf.serving.stored_weights import DTYPES
@@ -115,14 +117,13 @@ def measure(name, case, options, rows):
 
 def exported(case, asked, dtype, most, directory):
     """(what TensorFlow loads, bytes on disk, seconds to load)."""
-    served = build.make_served_model(
-        case.config, case.model, asked, case.classes, vae=case.vae, dtype=dtype, max_batch_size=max(8, most)
-    )
+    model = TrainedModel(case.config, case.classes, case.model, case.vae)
+    served = exporting.make_served(model, asked, dtype, [max(8, most)])
     output = os.path.join(directory, dtype, "1")
-    export.save(served, served.signatures(xla=dtype == "float32"), output, [1], SCALE, {})
+    exporting.save(model, served, served.signatures(xla=dtype == "float32"), output, [1], SCALE, dtype)
     del served
     began = time.perf_counter()
-    return tf.saved_model.load(output), export.bytes_in(output), time.perf_counter() - began
+    return tf.saved_model.load(output), exporting.bytes_in(output), time.perf_counter() - began
 
 
 def requested(loaded, signature, count):

@@ -10,6 +10,7 @@ import tensorflow as tf
 from dit_tf import build, export, flags
 from dit_tf.config import RunConfig
 from dit_tf.data.class_names import UNLABELLED, numbered
+from dit_tf.inference import exporting
 
 _TINY = dict(model="DiT-64x1x2/4", image_size=8)
 _LATENTS = dict(_TINY, codec="vae", channels=3, image_size=64)
@@ -149,7 +150,7 @@ def test_a_version_that_is_there_is_never_changed_and_one_in_the_making_is_no_ve
 
 
 def test_without_the_servers_messages_there_is_no_warm_up_and_it_says_so(run, model_of, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(export, "missing_protocol", lambda: True)
+    monkeypatch.setattr(exporting, "missing_protocol", lambda: True)
     run(f"--weights={model_of()}")
     assert "No warm-up requests" in capsys.readouterr().out
     assert os.listdir(tmp_path / "models/1/assets.extra") == ["dit_tf.json"]

@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 import dit_tf
@@ -112,6 +113,18 @@ def test_a_model_is_scored_and_saved(model, tiny_flags, tmp_path, trained):
     again = dit_tf.load(tmp_path / "model.keras")
     np.testing.assert_array_equal(again.sample(3, progress=False, **_FEW), model.sample(3, progress=False, **_FEW))
     assert repr(again) == f"<DiT-64x1x2/4, 8x8x1, 10 classes, from {tmp_path}/model.keras>"
+
+
+def test_an_export_draws_its_images(model, tmp_path):
+    """Within a grey level: it is another program."""
+    path = str(tmp_path / "dit" / "1")
+    model.export(path, batch_sizes=[1, 2], **_FEW)
+    draw = tf.saved_model.load(path).signatures["serving_default"]
+    request = dict(label=tf.constant([3], tf.int64), seed=tf.constant([0], tf.int64), cfg_scale=tf.constant([1.0]))
+    expected = model.sample(3, progress=False, **_FEW).astype(int)
+    assert np.abs(draw(**request)["image"].numpy() - expected).max() <= 1
+    with pytest.raises(ValueError, match="--output must end in a version number"):
+        model.export(str(tmp_path / "dit"))
 
 
 def test_another_average_is_another_model(model):

@@ -11,6 +11,7 @@ from dit_tf import build
 from dit_tf.data.class_names import UNLABELLED
 from dit_tf.inference import likelihood as likelihoods
 from dit_tf.inference.averages import Average, averaged
+from dit_tf.inference.exporting import check_export, make_served, save
 from dit_tf.inference.scoring import Scoring, make_evaluator
 from dit_tf.inference.states import states_of_image
 from dit_tf.models.codec import tensors
@@ -165,6 +166,15 @@ class TrainedModel:
         `python -m dit_tf.ema`."""
         network, _, _ = averaged(Average(self.source, std, decay, step))
         return TrainedModel(self.config, self.classes, network, self.vae, self.source, self.strategy)
+
+    def export(self, path, *, weights_dtype="float32", xla=False, batch_sizes=(1, 2, 4, 8), **options):
+        """Write a SavedModel for TensorFlow Serving, as `python -m dit_tf.export` does: path ends in a version number,
+        such as models/dit/1. options: of the sampler, fixed but for the guidance scale, which each request brings."""
+        self._need_vae("export")
+        asked = SamplerOptions(**options)
+        sizes = check_export(path, weights_dtype, asked.cfg_scale, batch_sizes)
+        served = make_served(self, asked, weights_dtype, sizes)
+        save(self, served, served.signatures(xla), path, sizes, asked.cfg_scale, weights_dtype)
 
     def save(self, path):
         """Write a .keras file, which `dit_tf.load` and the commands read."""
