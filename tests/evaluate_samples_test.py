@@ -225,12 +225,12 @@ def test_a_missing_network_says_what_to_fetch(run):
 
 def test_the_published_network_is_fetched_or_the_flag_is_named(monkeypatch, tmp_path, inception_file):
     """From a server on the loopback; and from nowhere."""
-    monkeypatch.setattr(evaluate_samples, "DOWNLOADS", str(tmp_path))
+    monkeypatch.setattr(scoring, "DOWNLOADS", str(tmp_path))
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=inception_file.parent)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         address = f"http://127.0.0.1:{server.server_port}/{inception_file.name}"
-        monkeypatch.setattr(evaluate_samples, "ADDRESS", address)
+        monkeypatch.setattr(scoring, "ADDRESS", address)
         path = scoring.fetch_inception()
         server.shutdown()
     assert path == scoring.fetch_inception() == str(tmp_path / inception_file.name)
