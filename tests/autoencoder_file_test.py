@@ -95,14 +95,15 @@ def test_it_is_kept_with_the_autoencoder(converted, directory, parse, tmp_path):
     assert LatentScale.of(facts) == LatentScale(0.25)
 
 
-@pytest.mark.parametrize("more, scale", [([], XL), (["--scaling_factor=0.5"], LatentScale(0.5))])
-def test_latents_and_models_of_them_have_it(converted, parse, tmp_path, more, scale):
+def test_latents_and_models_of_them_have_it(converted, parse, tmp_path):
     (tmp_path / "photos").mkdir()
     Image.new("RGB", (8, 8), (9, 80, 200)).save(tmp_path / "photos" / "1.png")
     arguments = [f"--dataset=folder:{tmp_path}/photos", f"--vae={converted}", f"--output={tmp_path}/latents"]
-    arguments += ["--image_size=8", "--batch_size=1", *more]
+    arguments += ["--image_size=8", "--batch_size=1", "--scaling_factor=0.5"]
     encode.main(parse(flags.define_encode, *arguments))
-    assert latent_spec.read(str(tmp_path / "latents")).latent_scale == scale
+    scale = latent_spec.read(str(tmp_path / "latents")).latent_scale
+    assert scale == LatentScale(0.5)
+    assert encode.load_vae(parse(flags.define_encode, *arguments[:-1])).latent_scale == XL
     with pytest.raises(ValueError, match="scaling_factor is 0.7 here"):
         encode.main(parse(flags.define_encode, *arguments, "--scaling_factor=0.7"))
     spec = LatentSource(str(tmp_path / "latents")).spec("train")

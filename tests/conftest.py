@@ -25,12 +25,12 @@ _GOLDENS = pathlib.Path(__file__).parents[0] / "goldens"
 
 # Files that take longest, longest first: so that at the end no worker waits for the other.
 _LONGEST = """
-study_test.py hosts_test.py training/tpu_test.py interruptions_test.py same_run_test.py training/trainer_test.py
+study_test.py hosts_test.py encode_test.py training/tpu_test.py interruptions_test.py same_run_test.py training/trainer_test.py
 latent_path_test.py evaluate_training_test.py export_options_test.py benchmarks_test.py evaluate_likelihood_test.py
-runtime/compile_cache_test.py quiet_test.py samplers/tpu_test.py models/remat_test.py preflight_test.py encode_test.py
+runtime/compile_cache_test.py quiet_test.py samplers/tpu_test.py models/remat_test.py preflight_test.py library_test.py
 flow_grid_test.py samplers/generate_test.py models/autoencoder_kl_test.py serving/client_test.py sample_test.py
 export_test.py models/costs_test.py evaluation/evaluator_test.py samplers/likelihood_test.py evaluate_samples_test.py
-train_test.py study_process_test.py training/bad_steps_test.py app_browser_test.py encode_latents_test.py
+train_test.py study_process_test.py training/bad_steps_test.py app_browser_test.py encode_latents_test.py autoencoder_file_test.py
 """.split()
 
 
