@@ -14,6 +14,7 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
+
 from tests.commands import CLOSED_PROXY, Command, run_command
 
 _SECONDS = 60  # until the page answers, on a busy machine
@@ -51,6 +52,12 @@ def browser(page_process, tmp_path_factory):
     driver.get(page_process[1])
     yield driver
     driver.quit()
+
+
+def test_behind_a_proxy_that_does_not_answer_the_page_does(page_process):
+    """Needs no browser: the test asks without any proxy of its own."""
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(page_process[1], timeout=_SECONDS) as answer:
+        assert answer.status == 200 and b'"title":"dit_tf"' in answer.read()
 
 
 def find(browser, selector):

@@ -1,11 +1,13 @@
 """What is behind the page of `python -m dit_tf.app`: the image of its command line, and the way to it."""
 
 import itertools
+import os
 import shlex
 import shutil
 import socket
 import sys
 import time
+import urllib.request
 
 import numpy as np
 import pytest
@@ -203,6 +205,19 @@ def test_without_gradio_the_sentence_says_how_to_get_it(monkeypatch):
     monkeypatch.delitem(sys.modules, "dit_tf.app.page", raising=False)
     with pytest.raises(ValueError, match=r"pip install '\.\[app\]'"):
         app.import_page()
+
+
+@pytest.mark.parametrize("given", [{}, {"no_proxy": "a.test"}, {"NO_PROXY": "b.test,*.c"}])
+def test_the_proxies_of_the_environment_are_unknown_only_while_the_page_opens(monkeypatch, given):
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in (given | {"all_proxy": "socks5://127.0.0.1:9"}).items():
+        monkeypatch.setenv(name, value)
+    before = dict(os.environ)
+    with pytest.raises(OSError), app.without_proxies():
+        assert urllib.request.proxy_bypass("127.0.0.1") and urllib.request.proxy_bypass("d.test")
+        raise OSError
+    assert dict(os.environ) == before
 
 
 def test_a_port_that_is_taken_is_one_sentence(parse, trained):

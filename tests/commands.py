@@ -22,7 +22,8 @@ _forkserver.set_forkserver_preload(["dit_tf.build", "dit_tf.flags", "dit_tf.repo
 
 
 # Of the environment: whoever asks a proxy gets no answer.
-CLOSED_PROXY = {name: "http://127.0.0.1:9" for name in ("http_proxy", "https_proxy", "all_proxy")}
+CLOSED_PROXY = {name: "http://127.0.0.1:9" for name in ("http_proxy", "https_proxy")}
+CLOSED_PROXY |= {"all_proxy": "socks5://127.0.0.1:9"}
 CLOSED_PROXY |= {name.upper(): address for name, address in CLOSED_PROXY.items()} | {"no_proxy": "", "NO_PROXY": ""}
 
 

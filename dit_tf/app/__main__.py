@@ -12,6 +12,7 @@ if __name__ == "__main__":  # before TensorFlow is imported
 
     log_filter.hide_remarks()
 
+import contextlib
 import glob
 import os
 import threading
@@ -30,8 +31,8 @@ def main(options):
     page = gradio_page.make_page(source(options))
     address = f"http://{options.host}:{options.port}"
     try:
-        bypass_proxies(options.host)
-        gradio_page.launch(page, options.host, options.port)
+        with without_proxies():
+            gradio_page.launch(page, options.host, options.port)
     except OSError as error:
         raise ValueError(
             f"--port must be free on --host; {address} cannot be opened: another program has it, or the host is not "
@@ -48,18 +49,28 @@ def main(options):
         raise
 
 
-def bypass_proxies(host):
-    """Gradio asks its own page by HTTP once, which a proxy of the environment would not find."""
-    for name in ("no_proxy", "NO_PROXY"):
-        known = [part for part in os.environ.get(name, "").split(",") if part]
-        os.environ[name] = ",".join(dict.fromkeys([*known, "localhost", "127.0.0.1", "::1", host]))
+@contextlib.contextmanager
+def without_proxies():
+    """Gradio makes a client of HTTP when it is imported, asks its own page when that opens, and asks nobody else. A
+    proxy would not find the page, and one of SOCKS needs a package: so none is known there, and those of the
+    environment afterwards."""
+    names = ("no_proxy", "NO_PROXY")
+    before = {name: os.environ[name] for name in names if name in os.environ}
+    os.environ.update(dict.fromkeys(names, "*"))
+    try:
+        yield
+    finally:
+        for name in names:
+            del os.environ[name]
+        os.environ.update(before)
 
 
 def import_page():
     """The module that needs gradio, which nothing else does."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when it is imported
     try:
-        from dit_tf.app import page
+        with without_proxies():
+            from dit_tf.app import page
     except ModuleNotFoundError as error:
         if error.name != "gradio":
             raise
