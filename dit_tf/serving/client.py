@@ -22,8 +22,8 @@ _PORTS = {"grpc": 8500, "http": 8501, "https": 8501}  # TensorFlow Serving's own
 
 def connect(server, model, version=None, deadline=120.0):
     """A `ServedImages`. server: grpc://HOST:PORT, http://HOST:PORT or https://HOST:PORT, the last two with the path
-    that the server is behind, if it is; version: a number, or None for what the server has as the newest; deadline: seconds
-    that one request may take, with all its tries.
+    that the server is behind, if it is; version: a number, or None for what the server has as the newest; deadline:
+    seconds that one request may take, with all its tries.
 
     Nothing is asked yet. ValueError where the address is none, or gRPC is not installed.
     """
@@ -57,23 +57,28 @@ class ServedImages:
 
     def images(self, labels, seeds, cfg_scales):
         """uint8 (N, H, W, C): image i is that of labels[i], seeds[i] and cfg_scales[i], N each. In one request, or in
-        as many as the server's export asks for. ValueError for columns that are not (N,), and labels and seeds that are
-        no whole numbers."""
+        as many as the server's export asks for. ValueError for columns that are not (N,) each, and labels and seeds that
+        are no whole numbers below 2**63."""
         rows = dict(
             label=_rows("labels", labels, np.int64), seed=_rows("seeds", seeds, np.int64),
             cfg_scale=_rows("cfg_scales", cfg_scales, np.float32),
         )  # fmt: skip
-        if self._most is None:
+        count = len(rows["label"])
+        for name, column in rows.items():
+            if len(column) != count:
+                raise ValueError(f"{name}s must be as many as the labels, {count}, got {len(column)}.")
+        parts, first = [], 0
+        while first < count or not parts:
+            part = {name: column[first : first + (self._most or count)] for name, column in rows.items()}
             try:
-                return self._images(rows)
+                parts.append(self._images(part))
+                first += len(part["label"])
             except Refused as error:
                 found = _MOST_ROWS.search(str(error))
-                if not found or int(found[1]) >= len(rows["label"]):
+                if not found or not 1 <= int(found[1]) < len(part["label"]):
                     raise
-                self._most = int(found[1])
-        places = range(0, len(rows["label"]), self._most)
-        parts = [{name: column[i : i + self._most] for name, column in rows.items()} for i in places]
-        return np.concatenate([self._images(part) for part in parts])
+                self._most = int(found[1])  # also where another version, which came meanwhile, takes fewer
+        return np.concatenate(parts)
 
     def _images(self, rows):
         images = self._answer(self._protocol.images, rows)
@@ -136,4 +141,6 @@ def _rows(name, values, dtype):
     if column.size and column.dtype.kind not in ("iu" if dtype is np.int64 else "iuf"):
         kind = "whole numbers" if dtype is np.int64 else "numbers"
         raise ValueError(f"{name} must be {kind}, got {column.dtype}.")
+    if dtype is np.int64 and column.dtype == np.uint64 and column.size and column.max() > np.iinfo(dtype).max:
+        raise ValueError(f"{name} must be below 2**63, got {column.max()}.")
     return column.astype(dtype)

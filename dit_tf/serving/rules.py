@@ -1,4 +1,4 @@
-"""What a request must keep to, asked inside the graph: TensorFlow Serving answers INVALID_ARGUMENT with the sentence."""
+"""What a request must keep to, asked in the graph: TensorFlow Serving answers INVALID_ARGUMENT with the sentence."""
 
 import dataclasses
 

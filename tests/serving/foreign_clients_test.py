@@ -18,6 +18,7 @@ from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 from dit_tf.serving.client import connect
 from tests.commands import CLOSED_PROXY, run_command
+from tests.serving.faulty_servers import FAULTY
 
 _PAGE = pathlib.Path(__file__).parents[2] / "docs" / "serving.md"
 _ROWS = dict(labels=[3, 1], seeds=[0, 1], cfg_scales=[1.5, 1.5])
@@ -79,20 +80,41 @@ def test_other_paths_are_refused_with_the_way_out(address, rule):
 
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
 def test_more_rows_than_the_export_takes_are_asked_for_in_parts(server, protocol):
-    """It takes 64: see tests/exported.py."""
+    """It takes 64: see tests/exported.py. One grey level: in another batch, sums are made in another order."""
     served, count = connect(server.addresses[protocol], "dit"), 70
-    rows = dict(labels=np.arange(count) % 10, seeds=range(count), cfg_scales=[1.0] * count)
+    rows = dict(labels=np.arange(count) % 10, seeds=np.arange(count), cfg_scales=np.linspace(1.0, 4.0, count))
     found = served.images(**rows)
-    assert len(found) == count
-    one = connect(server.addresses[protocol], "dit").images([9], [9], [1.0])
-    assert np.abs(found[9].astype(int) - one[0]).max() <= 1  # another batch, another order of sums
-    assert served._most == 64
+    halves = [{name: column[part] for name, column in rows.items()} for part in (slice(35), slice(35, None))]
+    expected = np.concatenate([connect(server.addresses[protocol], "dit").images(**half) for half in halves])
+    assert found.shape == expected.shape and np.abs(found.astype(int) - expected).max() <= 1
+    assert np.abs(found[:-1].astype(int) - found[1:]).max(axis=(1, 2, 3)).min() > 10  # a wrong order would be seen
+
+
+def test_after_that_no_request_is_larger_and_columns_are_still_checked(server):
+    with FAULTY["grpc"](server.addresses["grpc"], []) as (address, faulty):
+        served = connect(address, "dit")
+        for asked in (3, 5):  # one that is refused and two parts; then two parts alone
+            served.images([3] * 70, range(70), [1.0] * 70)
+            assert faulty.attempts == asked
+        with pytest.raises(ValueError, match=r"^seeds must be as many as the labels, 128, got 200\.$"):
+            served.images([3] * 128, range(200), [1.0] * 128)
+        with pytest.raises(ValueError, match=r"must have from 1 to 64 rows, got\] \[0\]"):
+            served.images([], [], [])
+
+
+def test_the_limit_is_learned_anew_where_another_version_takes_fewer(server):
+    served = connect(server.addresses["grpc"], "dit")
+    served._most = 100  # as if of the version before
+    assert len(served.images([3] * 130, range(130), [1.0] * 130)) == 130
 
 
 @pytest.mark.parametrize("columns, rule", [
     (dict(labels=[[3], [1]]), "labels must be a list of N numbers, got shape .2, 1."),
     (dict(labels=[3.5, 1.0]), "labels must be whole numbers, got float64"),
     (dict(seeds=["0", "1"]), "seeds must be whole numbers"),
+    (dict(seeds=np.uint64([0, 2**63])), r"seeds must be below 2\*\*63, got 9223372036854775808\.$"),
+    (dict(seeds=[0]), r"seeds must be as many as the labels, 2, got 1\.$"),
+    (dict(cfg_scales=[1.5] * 3), r"cfg_scales must be as many as the labels, 2, got 3\.$"),
     (dict(cfg_scales=[[1.5, 1.5]]), "cfg_scales must be a list of N numbers, got shape .1, 2."),
 ])  # fmt: skip
 def test_the_client_sends_no_other_types(clients, columns, rule):
