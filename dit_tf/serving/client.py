@@ -57,8 +57,8 @@ class ServedImages:
 
     def images(self, labels, seeds, cfg_scales):
         """uint8 (N, H, W, C): image i is that of labels[i], seeds[i] and cfg_scales[i], N each. In one request, or in
-        as many as the server's export asks for. ValueError for columns that are not (N,) each, and labels and seeds that
-        are no whole numbers below 2**63."""
+        as many as the server's export asks for. ValueError for columns that are not (N,) each, and for labels and seeds
+        that are no whole numbers below 2**63."""
         rows = dict(
             label=_rows("labels", labels, np.int64), seed=_rows("seeds", seeds, np.int64),
             cfg_scale=_rows("cfg_scales", cfg_scales, np.float32),

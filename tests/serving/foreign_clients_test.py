@@ -1,13 +1,10 @@
-"""Requests as other programs and networks send them: behind a proxy or a path, of other shapes, too many at once; and
-the pages' examples as they stand there."""
+"""Requests as other programs and networks send them: behind a proxy or a path, of other shapes, too many at once."""
 
 import contextlib
 import http.client
 import http.server
 import json
-import pathlib
 import re
-import textwrap
 import threading
 
 import grpc
@@ -20,7 +17,6 @@ from dit_tf.serving.client import connect
 from tests.commands import CLOSED_PROXY, run_command
 from tests.serving.faulty_servers import FAULTY
 
-_PAGE = pathlib.Path(__file__).parents[2] / "docs" / "serving.md"
 _ROWS = dict(labels=[3, 1], seeds=[0, 1], cfg_scales=[1.5, 1.5])
 
 
@@ -148,28 +144,9 @@ def test_the_graph_refuses_other_shapes_in_our_words(server, signature, changes,
     assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT and re.search(rule, error.value.details())
 
 
-def examples():
-    """{what it imports first: a block of Python of the page}."""
-    blocks = re.findall(r"(?:^    .*\n|^\n)+", _PAGE.read_text(), re.M)
-    code = [textwrap.dedent(block).strip() for block in blocks]
-    return {text.split("\n")[0]: text for text in code if re.match(r"(import|from) ", text)}
-
-
-@pytest.mark.parametrize("first", examples())
-def test_the_pages_examples_draw_as_they_stand_there(first, exported, server, images, tmp_path, monkeypatch):
-    (tmp_path / "models").mkdir()
-    (tmp_path / "models" / "dit").symlink_to(pathlib.Path(exported).parent)
-    monkeypatch.chdir(tmp_path)
-    place, scope = f"models/dit/{pathlib.Path(exported).name}", {}
-    code = examples()[first].replace("grpc://localhost:8500", server.addresses["grpc"])
-    exec(code.replace("models/dit/1", place), scope)
-    assert np.abs(np.asarray(scope["images"]).astype(int) - images).max() <= 1
-    assert len(examples()) == 3
-
-
-def test_the_pages_rest_question_is_answered(server, images):
-    question = re.search(r"curl \$model:predict -d '({\"inputs\".*})'", _PAGE.read_text())[1]
+def test_a_column_of_another_shape_is_refused_in_our_words_by_rest(server):
     connection = http.client.HTTPConnection(server.addresses["http"].removeprefix("http://"))
+    question = json.dumps(dict(inputs=dict(label=[[3]], seed=[0], cfg_scale=[1.5])))
     connection.request("POST", "/v1/models/dit:predict", question)
-    answer = json.loads(connection.getresponse().read())
-    assert np.abs(np.array(answer["outputs"]) - images.astype(int)).max() <= 1
+    answer = connection.getresponse()
+    assert answer.status == 400 and "label must have shape (N,), got] [1 1]" in json.loads(answer.read())["error"]
