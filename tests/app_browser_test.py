@@ -85,8 +85,11 @@ def pixels(source):
 def drawn(browser):
     """The page after a person has drawn a seven."""
     type_into(browser, "#class", "7")
-    type_into(browser, "#sampler", "ddim")
-    WebDriverWait(browser, _SECONDS).until(lambda _: find(browser, "#steps input").get_attribute("value") == "250")
+    for sampler, steps in (("dpmpp", "20"), ("ddim", "250")):  # ddim's are also what is there at first
+        type_into(browser, "#sampler", sampler)
+        WebDriverWait(browser, _SECONDS).until(
+            lambda _, steps=steps: find(browser, "#steps input").get_attribute("value") == steps
+        )
     type_into(browser, "#steps", "20")
     type_into(browser, "#seed", "5")
     generate(browser)

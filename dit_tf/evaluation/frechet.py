@@ -4,8 +4,8 @@
 
 All in float64. With any factors S = F F^T, the last trace is the sum of the singular values of M = F1^T F2, whose
 squares are the eigenvalues of S1 S2: no imaginary parts arise. Where those are all well above rounding, F is Cholesky's
-and the roots are taken of the eigenvalues of M M^T. Else the singular values are taken of M itself, which takes no root of
-a rounding error at the end: where the ranks are low (few examples) F is Cholesky's with pivots, as narrow as the rank;
+and the roots are taken of the eigenvalues of M M^T. Else the singular values are taken of M itself, which takes no root
+of a rounding error at the end: where the ranks are low (few examples) F is Cholesky's with pivots, as narrow as the rank;
 where they are not (features that are always zero) F is V diag(l)^1/2, of the eigenvectors V and eigenvalues l, which is
 the slowest.
 

@@ -25,7 +25,7 @@ def define_query(values):
     """How images are drawn from a served model, through TensorFlow Serving's gRPC or REST. While the server is
     unavailable it is asked again; any other refusal ends the query. An interrupted query goes on."""
     define, o = Definer(values), SamplerOptions()
-    define.string("server", None, "grpc://HOST:8500, http://HOST:8501 or https://HOST:PORT; the last two may end in a path.")
+    define.string("server", None, "grpc://HOST:8500, or http://HOST:8501 or https://HOST:PORT with a path if need be.")
     define.string("model", "dit", "The name that --server knows the model by.")
     define.integer("model_version", None, "Its version; default: the newest when the query begins.")
     define.list("labels", None, "Classes by number, name or id, e.g. 207,daisy,n01440764; image i gets label i, round.")

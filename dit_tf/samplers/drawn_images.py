@@ -37,7 +37,8 @@ class DrawnImages:
     def read(self, batch_size, progress=False):
         """All images, uint8 (N, H, W, C), by calls of `batch_size`, or as many as there are where that is less."""
         batch_size = min(batch_size, self.count)
-        with tqdm.tqdm(total=self.count, unit="image", desc="sampling", disable=not progress, dynamic_ncols=True) as bar:
+        shown = dict(unit="image", desc="sampling", disable=not progress, dynamic_ncols=True)
+        with tqdm.tqdm(total=self.count, **shown) as bar:
             images = []
             for batch in self.batches(batch_size):
                 images.append(batch)
