@@ -46,7 +46,7 @@ def make_page(source):
         drawing = dict(inputs=fields, outputs=[image, way, command, status], show_progress="hidden")
         generate.click(draw, **drawing)
         another.click(lambda: str(random.randrange(2**31)), outputs=seed).then(draw, **drawing)
-        sampler.change(DEFAULT_STEPS.get, inputs=sampler, outputs=steps)
+        sampler.input(DEFAULT_STEPS.get, inputs=sampler, outputs=steps)  # once, when a person chooses
     return page
 
 
